@@ -1,0 +1,188 @@
+"""Labelled rows of a round: split by keyed hash into roles, sealed, and laid down as files with a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from trimtab.artifact import fill_folder, sha256_folder
+from trimtab.errors import ArtifactError, DataError
+from trimtab.window import Arrays, Schema
+
+__all__ = ["Data", "Role", "Rows", "assign", "content", "leaks"]
+
+
+class Role(StrEnum):
+    """The one role that a labelled row has, for ever."""
+
+    TRAIN = "train"
+    CALIBRATION = "calibration"
+    SEARCH = "search"
+    JUDGE = "judge"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows: inputs ``[rows, ...]`` by name, class indices ``[rows]`` (int64), group codes ``[rows]`` (uint64)."""
+
+    inputs: Arrays
+    labels: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: npt.NDArray[Any]) -> Rows:
+        """Return the rows at ``index`` (integers or a mask)."""
+        return Rows({k: v[index] for k, v in self.inputs.items()}, self.labels[index], self.groups[index])
+
+    @staticmethod
+    def join(parts: Sequence[Rows]) -> Rows:
+        """Return the rows of all ``parts``, one after the other."""
+        names = parts[0].inputs
+        return Rows(
+            {k: np.concatenate([p.inputs[k] for p in parts]) for k in names},
+            np.concatenate([p.labels for p in parts]),
+            np.concatenate([p.groups for p in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class Data:
+    """A round's rows by role, as one ``.npz`` per role (no pickles) in a folder with a digest.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> rows = Rows({"x": np.zeros((2, 3), np.float32)}, np.array([0, 1]), np.array([7, 8], np.uint64))
+    >>> data = Data.write(Path(tempfile.mkdtemp()) / "d", {Role.TRAIN: rows})
+    >>> len(data.rows(Role.TRAIN)), len(data.rows(Role.JUDGE))
+    (2, 0)
+    """
+
+    folder: Path
+    digest: str
+
+    @classmethod
+    def write(cls, folder: Path, roles: Mapping[Role, Rows]) -> Data:
+        """Lay the rows down in ``folder`` (whole or not at all)."""
+        if not folder.is_dir():
+            with fill_folder(folder) as draft:
+                for role, rows in roles.items():
+                    named = {f"input.{k}": v for k, v in rows.inputs.items()}
+                    np.savez(draft / f"{role}.npz", labels=rows.labels, groups=rows.groups, **named)
+        return cls(folder, sha256_folder(folder))
+
+    def rows(self, role: Role) -> Rows:
+        """Return the rows of one role; none where the role was given none."""
+        path = self.folder / f"{role}.npz"
+        if not path.is_file():
+            some = next((r for r in Role if (self.folder / f"{r}.npz").is_file()), None)
+            if some is None:
+                raise ArtifactError(f"{self.folder} holds no rows of any role; remove the folder and run again")
+            return self.rows(some).take(np.zeros(0, dtype=np.int64))
+        with np.load(path, allow_pickle=False) as file:
+            inputs = {k.removeprefix("input."): file[k] for k in file.files if k.startswith("input.")}
+            return Rows(inputs, file["labels"], file["groups"])
+
+
+def assign(
+    keys: Sequence[object], shares: Mapping[Role, float], secret: str
+) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.uint64]]:
+    """Give every group its role by a keyed hash, so that it keeps it in every round.
+
+    Parameters
+    ----------
+    keys
+        One group key per row.
+    shares
+        Share of the groups for each role; they sum to 1.
+    secret
+        The project's split key. Another key gives another split.
+
+    Returns
+    -------
+    roles, groups
+        Each row's role (text ``[rows]``) and the hash of its group (uint64 ``[rows]``).
+
+    Examples
+    --------
+    >>> half = {Role.TRAIN: 0.5, Role.JUDGE: 0.5}
+    >>> roles, groups = assign(["a", "b", "a"], half, "key")
+    >>> roles[0] == roles[2] and groups[0] == groups[2]
+    True
+    """
+    if abs(sum(shares.values()) - 1.0) > 1e-6:
+        raise DataError(f"data.split sums to {sum(shares.values()):.3f}; the shares of all roles must sum to 1")
+    codes = {key: _hash(key, secret) for key in set(keys)}
+    groups = np.asarray([codes[key] for key in keys], dtype=np.uint64)
+    names, edges = list(shares), np.cumsum(list(shares.values()))
+    uniform = groups.astype(np.float64) / float(2**64)
+    index = np.minimum(np.searchsorted(edges, uniform, side="right"), len(names) - 1)
+    return np.asarray([str(n) for n in names])[index], groups
+
+
+def _hash(key: object, secret: str) -> int:
+    value = hmac.new(secret.encode(), repr(key).encode(), hashlib.sha256).digest()
+    return int.from_bytes(value[:8], "big")
+
+
+def content(inputs: Arrays, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """Return a hash of each row's own values ``[rows]``, to find one row under two ids."""
+    hashes = np.zeros(len(labels), dtype=np.uint64)
+    parts = [np.ascontiguousarray(v.reshape(len(labels), -1)) for v in inputs.values()]
+    for row in range(len(labels)):
+        sha = hashlib.blake2b(digest_size=8)
+        for part in parts:
+            sha.update(part[row].tobytes())
+        hashes[row] = int.from_bytes(sha.digest(), "big")
+    return hashes
+
+
+def leaks(rows: Rows, roles: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
+    """Mark every row outside ``train`` whose group or whose very values also occur in ``train``.
+
+    The split keeps one group in one role; what it cannot know is that the same thing came under two
+    group ids. Rows that are equal to the last bit give that away.
+
+    Examples
+    --------
+    >>> x = np.array([[1.0], [1.0], [2.0]], np.float32)
+    >>> rows = Rows({"x": x}, np.array([0, 0, 1]), np.array([1, 2, 3], np.uint64))
+    >>> leaks(rows, np.array(["train", "judge", "judge"])).tolist()
+    [False, True, False]
+    """
+    train = roles == Role.TRAIN
+    values = content(rows.inputs, rows.labels)
+    known = np.isin(values, values[train]) | np.isin(rows.groups, rows.groups[train])
+    return np.asarray(known & ~train)
+
+
+def group_keys(frame: pd.DataFrame, schema: Schema, block: int | None, first_row: int) -> list[object]:
+    """Return one group key per row: its group, else its block of neighbours in time, else its id, else its number.
+
+    Parameters
+    ----------
+    block
+        Number of consecutive rows that share a role, where neighbours in time resemble each other.
+    first_row
+        Number of the frame's first row in the whole stream.
+    """
+    if schema.group is not None:
+        if schema.group not in frame:
+            raise DataError(f"column {schema.group!r} (setting data.group) is not in the rows")
+        return list(frame[schema.group].tolist())
+    if block is not None:
+        return [("block", (first_row + i) // block) for i in range(len(frame))]
+    if schema.id is not None and schema.id in frame:
+        return list(frame[schema.id].tolist())
+    return [("row", first_row + i) for i in range(len(frame))]

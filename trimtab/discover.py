@@ -1,0 +1,129 @@
+"""Finding a plugin by its name through entry points: the one way in, for our own and for a stranger's."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from trimtab.errors import PluginError, SettingsError, nearest
+
+__all__ = ["KINDS", "Kind", "build", "find", "installed", "load_object"]
+
+Kind = Literal["monitors", "techniques", "runtimes", "sources", "trainers", "registries", "samplers"]
+KINDS: tuple[Kind, ...] = ("monitors", "techniques", "runtimes", "sources", "trainers", "registries", "samplers")
+
+
+@cache
+def installed(kind: Kind) -> Mapping[str, EntryPoint]:
+    """Return the entry points of one kind by name.
+
+    Examples
+    --------
+    >>> "finetune" in installed("techniques")
+    True
+    """
+    return {point.name: point for point in entry_points(group=f"trimtab.{kind}")}
+
+
+def find(kind: Kind, name: str) -> type[Any]:
+    """Return the class that is registered under ``name``.
+
+    Raises
+    ------
+    PluginError
+        When nothing is, with what is installed and the nearest name; or when it does not import,
+        with the extra to install.
+
+    Examples
+    --------
+    >>> find("techniques", "finetun")
+    Traceback (most recent call last):
+    ...
+    trimtab.errors.PluginError: no technique named 'finetun'; installed: ... Did you mean 'finetune'?
+    """
+    points = installed(kind)
+    singular = "registry" if kind == "registries" else kind.removesuffix("s")
+    if name not in points:
+        have = ", ".join(sorted(points)) or "none"
+        raise PluginError(f"no {singular} named {name!r}; installed: {have}.{nearest(name, points)}")
+    point = points[name]
+    try:
+        loaded: type[Any] = point.load()
+    except ImportError as error:
+        extra = point.extras[0] if point.extras else None
+        way = f"pip install 'trimtab[{extra}]'" if extra else "install what it imports"
+        raise PluginError(f"{singular} {name!r} ({point.value}) does not import: {error}; {way}") from error
+    return loaded
+
+
+def build(kind: Kind, name: str, settings: Mapping[str, Any], where: str) -> Any:
+    """Make the plugin ``name`` with ``settings`` as its dataclass fields, checked against their types.
+
+    Parameters
+    ----------
+    where
+        How the project file calls the settings, for messages (``optimize.techniques.finetune``).
+
+    Raises
+    ------
+    SettingsError
+        For an unknown setting (with the nearest right one) or a value against its type or rule.
+    """
+    cls = find(kind, name)
+    fields = [f.name for f in dataclasses.fields(cls) if f.init]
+    for key in settings:
+        if key not in fields:
+            have = ", ".join(fields) or "none"
+            raise SettingsError(f"{where}: unknown setting {key!r}; {name} has {have}.{nearest(key, fields)}")
+    try:
+        return TypeAdapter(cls).validate_python(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join([where, *(str(part) for part in first["loc"])])
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{at}: {message}, got {first.get('input')!r}") from error
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"{where}: {error}") from error
+
+
+def load_object(reference: str, setting: str, beside: Path | None = None) -> Any:
+    """Import ``module:name`` that a project names: the user's own code, run with the user's rights.
+
+    Parameters
+    ----------
+    setting
+        The setting that holds the reference, for messages.
+    beside
+        The project file's folder; a module that lies there is found.
+
+    Raises
+    ------
+    PluginError
+        When the reference is malformed, the module does not import, or has no such name.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute:
+        raise PluginError(f"{setting}: {reference!r} is not of the form 'module:name'")
+    if beside is not None and str(beside) not in sys.path:
+        sys.path.insert(0, str(beside))
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the user's module may raise anything while it imports
+        raise PluginError(
+            f"{setting}: module {module_name!r} does not import ({type(error).__name__}: {error}); "
+            "put the file beside the project file, or install it"
+        ) from error
+    if not hasattr(module, attribute):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise PluginError(
+            f"{setting}: module {module_name!r} has no {attribute!r}.{nearest(attribute, public)}"
+        )
+    return getattr(module, attribute)

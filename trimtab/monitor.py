@@ -1,0 +1,177 @@
+"""What a monitor sees, and the Finding that it answers with: broken, moved, worse, fine or unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from trimtab.window import Arrays, Schema
+
+__all__ = ["Answer", "Finding", "Monitor", "Sample"]
+
+
+class Answer(StrEnum):
+    """The possible answers of a monitor, worst first."""
+
+    BROKEN = "broken"
+    WORSE = "worse"
+    MOVED = "moved"
+    UNKNOWN = "unknown"
+    FINE = "fine"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one monitor says about one window.
+
+    Parameters
+    ----------
+    monitor
+        Its name.
+    window
+        Number of the window that it looked at.
+    answer
+        One of :class:`Answer`.
+    reasons
+        In words and numbers, each naming the column or metric, its value and the limit.
+    scores
+        Every score by column (or metric), also those that did not alarm.
+    """
+
+    monitor: str
+    window: int
+    answer: Answer
+    reasons: tuple[str, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the finding as plain JSON values."""
+        return {
+            "monitor": self.monitor,
+            "window": self.window,
+            "answer": self.answer.value,
+            "reasons": list(self.reasons),
+            "scores": {k: float(v) for k, v in self.scores.items() if np.isfinite(v)},
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Finding:
+        """Read back what :meth:`to_json` gave."""
+        return cls(
+            value["monitor"], value["window"], Answer(value["answer"]), tuple(value["reasons"]), dict(value["scores"])
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows as a monitor sees them: raw, encoded, and through the champion's eyes.
+
+    Parameters
+    ----------
+    schema
+        Frozen with the champion.
+    frame
+        Raw rows.
+    number
+        The window's number (0 for the reference).
+    inputs
+        Encoded model inputs, ``[rows, ...]`` each; empty where integrity has not passed.
+    probabilities
+        The champion's output, float32 ``[rows, classes]``, or None.
+    embedding
+        Its last hidden layer, float32 ``[rows, width]``, or None.
+    labels
+        Class indices ``[rows]``, -1 where the label has not arrived.
+    """
+
+    schema: Schema
+    frame: pd.DataFrame
+    number: int = 0
+    inputs: Arrays = field(default_factory=dict)
+    probabilities: npt.NDArray[np.float32] | None = None
+    embedding: npt.NDArray[np.float32] | None = None
+    labels: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+class Monitor(Protocol):
+    """Looks at one window of production data beside the reference.
+
+    A monitor is a frozen dataclass whose fields are its settings. ``guards`` marks one that runs
+    first, on raw rows alone, and whose ``broken`` quarantines the window; ``needs_labels`` one that
+    waits for them. ``statistical`` ones share ``monitors.false_alarms`` between them.
+    """
+
+    name: ClassVar[str]
+    guards: ClassVar[bool]
+    needs_labels: ClassVar[bool]
+    statistical: ClassVar[bool]
+
+    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
+        """Compare ``current`` with ``reference``; alarm on quiet data with probability ``alpha`` at most."""
+        ...
+
+    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
+        """Write a page that explains an alarm to ``path`` (HTML); return whether there is one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Never:
+    """A monitor that finds every window fine: the null object for tests and for switching monitoring off.
+
+    Examples
+    --------
+    >>> schema = Schema(columns=())
+    >>> sample = Sample(schema, pd.DataFrame())
+    >>> Never().check(sample, sample, 0.05).answer.value
+    'fine'
+    """
+
+    name: ClassVar[str] = "never"
+    guards: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
+    statistical: ClassVar[bool] = False
+
+    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
+        """Find it fine."""
+        return Finding(self.name, current.number, Answer.FINE)
+
+    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
+        """Write nothing."""
+        return False
+
+
+@dataclass(frozen=True)
+class Always:
+    """A monitor that gives one answer to every window: to try a trigger, or to retrain on a schedule.
+
+    Parameters
+    ----------
+    answer
+        What it says.
+    """
+
+    answer: Answer = Answer.WORSE
+
+    name: ClassVar[str] = "always"
+    guards: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
+    statistical: ClassVar[bool] = False
+
+    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
+        """Say what the settings say."""
+        return Finding(self.name, current.number, self.answer, (f"the monitor 'always' says {self.answer}",))
+
+    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
+        """Write nothing."""
+        return False

@@ -1,0 +1,332 @@
+"""Windows of production data, the schema that is frozen with a champion, and the Source that gives rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import BaseModel, ConfigDict
+
+from trimtab.errors import DataError
+
+__all__ = ["Arrays", "Column", "Feature", "Input", "Schema", "Source", "Span", "Window"]
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Kind = Literal["numeric", "categorical", "tensor"]
+
+NUMERIC_INPUT = "numeric"
+MISSING_LABEL = -1
+
+
+class Feature(BaseModel):
+    """One feature as the project file declares it.
+
+    Parameters
+    ----------
+    kind
+        ``numeric``, ``categorical`` (text or integers) or ``tensor``.
+    shape
+        Of one row's tensor, without the batch axis; required for tensors.
+    minimum, maximum
+        Declared bounds: a value beyond them breaks the window. What was merely observed never does.
+    categories
+        Declared levels: any other breaks the window. Without them the observed levels are frozen
+        with the champion and a new one counts as moved.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Kind = "numeric"
+    shape: tuple[int, ...] | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    categories: tuple[str | int, ...] | None = None
+
+
+class Column(BaseModel):
+    """One feature as it was when the champion was trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    feature: Feature
+    dtype: Literal["number", "text", "tensor"]
+    levels: tuple[str | int, ...] = ()
+
+    @property
+    def coded(self) -> bool:
+        """Whether it travels in the numeric input (numbers and integer categories)."""
+        return self.dtype == "number"
+
+
+class Input(BaseModel):
+    """One input of an exported model: ``[rows, *shape]`` of float32 or text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    dtype: Literal["float32", "text"]
+    shape: tuple[int, ...]
+
+
+class Schema(BaseModel):
+    """Columns, classes and dtypes, frozen with the champion; turns raw rows into model inputs.
+
+    All numeric columns and integer categories form one input ``numeric`` of float32
+    ``[rows, columns]`` in the order of ``columns``; each text category is an input of its own, text
+    ``[rows, 1]``; each tensor is one, float32 ``[rows, *shape]``. Scaling, imputation and one-hot
+    encoding are the model's own affair, so that they travel inside the exported file.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"a": [1.0, 2.0], "c": ["x", "y"], "y": [0, 1]})
+    >>> schema = Schema.freeze({"a": Feature(), "c": Feature(kind="categorical")}, frame, label="y")
+    >>> [(i.name, i.shape) for i in schema.inputs]
+    [('numeric', (1,)), ('c', (1,))]
+    >>> schema.encode(frame)["numeric"].ravel().tolist()
+    [1.0, 2.0]
+    >>> schema.encode_labels(frame).tolist()
+    [0, 1]
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    columns: tuple[Column, ...]
+    label: str | None = None
+    classes: tuple[bool | int | str, ...] = ()
+    id: str | None = None
+    group: str | None = None
+    timestamp: str | None = None
+
+    @classmethod
+    def freeze(
+        cls,
+        features: Mapping[str, Feature],
+        frame: pd.DataFrame,
+        *,
+        label: str | None = None,
+        id: str | None = None,
+        group: str | None = None,
+        timestamp: str | None = None,
+    ) -> Schema:
+        """Freeze the schema of ``frame``'s rows; the classes are its label values in sorted order.
+
+        Raises
+        ------
+        DataError
+            When a column is missing, cannot be what it is declared as, or fewer than two classes occur.
+        """
+        columns = tuple(_freeze_column(name, feature, frame) for name, feature in features.items())
+        classes: tuple[bool | int | str, ...] = ()
+        if label is not None:
+            if label not in frame:
+                raise DataError(missing_column(label, "source.label", frame))
+            values = frame[label].dropna().unique().tolist()
+            classes = tuple(sorted((_plain(v) for v in values), key=lambda v: (str(type(v)), v)))
+            if len(classes) < 2:
+                raise DataError(
+                    f"label column {label!r} holds {len(classes)} class(es) {list(classes)} in the first rows; "
+                    "a classifier needs at least 2: set window.start later, or check source.label"
+                )
+        return cls(columns=columns, label=label, classes=classes, id=id, group=group, timestamp=timestamp)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The inputs of a model on this schema, in order: numeric, text categories, tensors."""
+        coded = [c for c in self.columns if c.coded]
+        numeric = [Input(name=NUMERIC_INPUT, dtype="float32", shape=(len(coded),))] if coded else []
+        texts = [Input(name=c.name, dtype="text", shape=(1,)) for c in self.columns if c.dtype == "text"]
+        tensors = [
+            Input(name=c.name, dtype="float32", shape=c.feature.shape or ())
+            for c in self.columns
+            if c.dtype == "tensor"
+        ]
+        return (*numeric, *texts, *tensors)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the feature columns."""
+        return tuple(c.name for c in self.columns)
+
+    def encode(self, frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+        """Turn raw rows into model inputs (float32 and text arrays; missing numbers stay NaN).
+
+        Raises
+        ------
+        DataError
+            Naming the column that is missing or cannot be read as what the schema says.
+        """
+        for name in self.names:
+            if name not in frame:
+                raise DataError(missing_column(name, f"features.{name}", frame))
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        coded = [c.name for c in self.columns if c.coded]
+        if coded:
+            stacked = [_as_float32(frame[name], name) for name in coded]
+            arrays[NUMERIC_INPUT] = np.stack(stacked, axis=1)
+        for column in self.columns:
+            if column.dtype == "text":
+                texts = frame[column.name].astype("object").where(frame[column.name].notna(), "")
+                arrays[column.name] = np.asarray(texts.astype(str).to_list(), dtype=np.str_).reshape(-1, 1)
+            elif column.dtype == "tensor":
+                arrays[column.name] = stack_tensors(frame[column.name], column.name, column.feature.shape or ())
+        return arrays
+
+    def encode_labels(self, frame: pd.DataFrame) -> npt.NDArray[np.int64]:
+        """Return each row's class index ``[rows]``; -1 where the label has not arrived.
+
+        Raises
+        ------
+        DataError
+            When a label is none of ``classes``.
+        """
+        codes = np.full(len(frame), MISSING_LABEL, dtype=np.int64)
+        if self.label is None or self.label not in frame:
+            return codes
+        index = {value: code for code, value in enumerate(self.classes)}
+        for row, value in enumerate(frame[self.label].tolist()):
+            if value is None or value != value:
+                continue
+            plain = _plain(value)
+            if plain not in index:
+                raise DataError(
+                    f"label column {self.label!r} holds {plain!r}, which is none of the classes "
+                    f"{list(self.classes)} that the champion knows; map it to one of them, or start a new "
+                    "project with the new class among its first rows"
+                )
+            codes[row] = index[plain]
+        return codes
+
+
+def missing_column(name: str, setting: str, frame: pd.DataFrame) -> str:
+    """Word the error for a column that the rows do not have, with the nearest one that they do."""
+    from trimtab.errors import nearest
+
+    have = [str(c) for c in frame.columns]
+    return f"column {name!r} (setting {setting}) is not in the rows; they have {have}.{nearest(name, have)}"
+
+
+def stack_tensors(cells: pd.Series[Any], name: str, shape: Sequence[int]) -> npt.NDArray[np.float32]:
+    """Stack one tensor column into float32 ``[rows, *shape]``; cells may be flat or nested.
+
+    Raises
+    ------
+    DataError
+        Naming the first row whose cell has another number of values or none.
+    """
+    wanted = int(np.prod(shape))
+    out = np.empty((len(cells), wanted), dtype=np.float32)
+    for row, cell in enumerate(cells.tolist()):
+        try:
+            flat = np.asarray(cell, dtype=np.float32).ravel()
+        except (TypeError, ValueError):
+            flat = np.asarray(np.concatenate([np.ravel(part) for part in cell]), dtype=np.float32).ravel()
+        if flat.size != wanted:
+            raise DataError(
+                f"column {name!r}, row {row}: {flat.size} values, but features.{name}.shape "
+                f"{list(shape)} asks for {wanted}"
+            )
+        out[row] = flat
+    return out.reshape(len(cells), *shape)
+
+
+def _as_float32(values: pd.Series[Any], name: str) -> npt.NDArray[np.float32]:
+    try:
+        return np.asarray(pd.to_numeric(values, errors="raise"), dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"column {name!r} is numeric in the frozen schema but holds {values.dtype} values: {error}; "
+            f"mend the rows, or declare features.{name}.kind: categorical in a new project"
+        ) from error
+
+
+def _freeze_column(name: str, feature: Feature, frame: pd.DataFrame) -> Column:
+    if name not in frame:
+        raise DataError(missing_column(name, f"features.{name}", frame))
+    values = frame[name].dropna()
+    if values.empty:
+        raise DataError(f"column {name!r} is empty in every first row; mend the source, or drop features.{name}")
+    if feature.kind == "tensor":
+        if feature.shape is None:
+            raise DataError(f"features.{name} is a tensor without a shape; add shape: [channels, height, width]")
+        stack_tensors(values.head(1), name, feature.shape)
+        return Column(name=name, feature=feature, dtype="tensor")
+    numbers = pd.api.types.is_numeric_dtype(values)
+    if feature.kind == "numeric":
+        if not numbers:
+            raise DataError(
+                f"column {name!r} is declared numeric but holds {values.dtype} values such as "
+                f"{values.iloc[0]!r}; mend the rows, or set features.{name}.kind: categorical"
+            )
+        return Column(name=name, feature=feature, dtype="number")
+    levels = feature.categories or tuple(sorted({_plain(v) for v in values.tolist()}, key=str))
+    if numbers:
+        return Column(name=name, feature=feature, dtype="number", levels=tuple(int(v) for v in levels))
+    return Column(name=name, feature=feature, dtype="text", levels=tuple(str(v) for v in levels))
+
+
+def _plain(value: Any) -> Any:
+    """Unwrap a numpy scalar, and read 3.0 as the class 3 (a late integer label arrives as a float)."""
+    plain = value.item() if hasattr(value, "item") else value
+    return int(plain) if isinstance(plain, float) and plain.is_integer() else plain
+
+
+@dataclass(frozen=True)
+class Span:
+    """The bounds of one window: instants (nanoseconds since 1970, UTC) or row numbers; ``end`` is excluded."""
+
+    number: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows of production data between two instants.
+
+    Parameters
+    ----------
+    span
+        Its number (1 is the first of the stream, 0 the rows before it) and bounds.
+    start, end
+        The bounds as a person reads them (ISO 8601, or ``row 1344``).
+    frame
+        The rows as the source gave them.
+    """
+
+    span: Span
+    start: str
+    end: str
+    frame: pd.DataFrame
+
+    @property
+    def number(self) -> int:
+        """The window's number in the stream."""
+        return self.span.number
+
+
+class Source(Protocol):
+    """Gives production rows, window by window, in time order.
+
+    ``start`` is the instant (nanoseconds since 1970, UTC) or row number at which window 1 begins.
+    """
+
+    def begins(self) -> int:
+        """Return the instant or row number at which window 1 begins."""
+        ...
+
+    def last(self) -> int:
+        """Return the number of the last window that holds rows."""
+        ...
+
+    def read(self, number: int, start: int) -> Window:
+        """Return window ``number`` of a stream whose window 1 begins at ``start``; 0 is all rows before it."""
+        ...
+
+    def closes(self, number: int, start: int) -> float | None:
+        """Return when window ``number`` closes (seconds since 1970), or None where rows carry no time."""
+        ...
