@@ -6,9 +6,8 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 from evidently import Report
 from evidently.metrics import ValueDrift
@@ -90,6 +89,7 @@ class Drift:
 
     Examples
     --------
+    >>> import numpy as np
     >>> from trimtab.window import Feature, Schema
     >>> rng = np.random.default_rng(0)
     >>> before, now = (pd.DataFrame({"x": rng.normal(at, 1, 500)}) for at in (0, 1))
@@ -196,13 +196,18 @@ def _explain(shift: Shift, table: Table) -> str:
         what = f"mean {before.mean():.4g} to {now.mean():.4g}, sd {before.std():.4g} to {now.std():.4g}"
         unit = " sd"
     else:
-        shares = pd.DataFrame({"before": before.value_counts(normalize=True), "now": now.value_counts(normalize=True)})
-        shares = shares.fillna(0.0)
-        level = (shares["now"] - shares["before"]).abs().idxmax()
-        seen = ", never seen in the reference" if shares.loc[level, "before"] == 0 else ""
-        what = f"share of {level!r} {shares.loc[level, 'before']:.3g} to {shares.loc[level, 'now']:.3g}{seen}"
+        level, old, new = _most_moved(before, now)
+        what = f"share of {level!r} {old:.3g} to {new:.3g}" + (", never seen in the reference" if old == 0 else "")
         unit = " Jensen-Shannon"
     return (
         f"{shift.column} moved: {what}; effect {shift.effect:.2f}{unit}, limit {shift.limit:g}; "
         f"adjusted p {shift.p:.0e}"
     )
+
+
+def _most_moved(before: pd.Series[Any], now: pd.Series[Any]) -> tuple[str, float, float]:
+    """Return the level whose share moved most (of two, the one that grew) and both shares."""
+    old, new = before.value_counts(normalize=True), now.value_counts(normalize=True)
+    change = {level: new.get(level, 0.0) - old.get(level, 0.0) for level in {*old.index, *new.index}}
+    level = max(change, key=lambda name: (round(abs(change[name]), 9), change[name], name))
+    return level, float(old.get(level, 0.0)), float(new.get(level, 0.0))
