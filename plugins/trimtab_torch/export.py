@@ -1,0 +1,285 @@
+"""Export to ONNX: raw row in, probabilities and embedding out, compared with torch before it is believed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from trimtab.artifact import FLOAT, ONNX, Model, write_json
+from trimtab.data import Data, Role
+from trimtab.errors import PluginError
+from trimtab.technique import Job
+from trimtab.window import Arrays, Schema
+from trimtab_torch.layers import executed
+from trimtab_torch.preprocess import Preprocess, blank_rows, to_tensors
+from trimtab_torch.spec import FloatModel, parameters
+from trimtab_torch.training import workbench
+
+__all__ = ["Export", "Serving"]
+
+FILE = "model.onnx"
+PROBABILITIES, EMBEDDING = "probabilities", "embedding"
+TOLERANCE = 1e-5
+ONE_FILE_BYTES = int(1.5 * 2**30)
+"""Beyond this the weights go to a file beside the graph, for protobuf ends at 2 GiB."""
+
+
+class Serving(nn.Module):
+    """A network as it serves: preprocessing before it, softmax and its last hidden layer after it.
+
+    Parameters
+    ----------
+    preprocess, network
+        Of the model.
+    last
+        The linear layer whose input is the embedding, or None.
+    """
+
+    def __init__(self, preprocess: Preprocess, network: nn.Module, last: nn.Module | None) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.network = network
+        self.seen: list[Tensor] = []
+        if last is not None:
+            last.register_forward_pre_hook(self._see)
+        self.embeds = last is not None
+
+    def _see(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.seen[:] = [inputs[0]]
+
+    def forward(self, *raw: Tensor) -> tuple[Tensor, ...]:
+        """Map raw inputs to probabilities ``[rows, classes]`` and, where there is one, embedding ``[rows, width]``."""
+        logits = self.network(*self.preprocess(*raw))
+        probabilities = torch.softmax(logits, dim=1)
+        # A clone, since an output that is also an input of the head would take the head's name for it.
+        return (probabilities, self.seen.pop()) if self.embeds else (probabilities,)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write ``model.onnx`` with the preprocessing inside.
+
+    Its inputs are those of :attr:`trimtab.window.Schema.inputs`, with any number of rows; its outputs
+    ``probabilities``, float32 ``[rows, classes]``, and ``embedding``, float32 ``[rows, width]``: the
+    input of the network's last linear layer (left out where there is none, or where it is no matrix).
+
+    Parameters
+    ----------
+    opset
+        Version of the ONNX operators; what comes out is checked.
+
+    Raises
+    ------
+    PluginError
+        When the network does not export, comes out with another opset, or gives other numbers than
+        torch does, beyond 1e-5, at any of two batch sizes.
+    """
+
+    opset: int = 20
+
+    name: ClassVar[str] = "export"
+    takes: ClassVar[str] = FLOAT
+    gives: ClassVar[str] = ONNX
+    renews_parent: ClassVar[bool] = False
+    needs_data: ClassVar[bool] = False
+    experimental: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 18 <= self.opset <= 23:
+            raise ValueError(f"export.opset must be from 18 to 23, got {self.opset}")
+
+    def apply(self, model: Model, data: Data, job: Job) -> Model:
+        """Write the exported model into ``job.folder``."""
+        loaded = FloatModel.load(model)
+        schema = loaded.spec.schema
+        taken = {PROBABILITIES, EMBEDDING} & {i.name for i in schema.inputs}
+        if taken:
+            raise PluginError(f"model does not export: feature {taken.pop()!r} has the name of an output; rename it")
+        with workbench(job):
+            serving = Serving(loaded.preprocess, loaded.network, _embedder(loaded)).eval()
+            proto = _clean(_feed_text(self._trace(serving, schema), schema))
+            self._check_opset(proto)
+            _write(proto, job.folder / FILE)
+            _compare(serving, schema, data, job.folder / FILE, job.threads)
+        write_json(job.folder / "facts.json", {"opset": self.opset, "parameters": parameters(loaded.network)})
+        return Model.at(job.folder, ONNX)
+
+    def _trace(self, serving: Serving, schema: Schema) -> onnx.ModelProto:
+        rows = torch.export.Dim("rows")
+        names = [_inner(i.name) if i.dtype == "text" else i.name for i in schema.inputs]
+        try:
+            with _quiet():
+                program = torch.onnx.export(
+                    serving,
+                    to_tensors(schema, blank_rows(schema, 2)),
+                    dynamo=True,
+                    verbose=False,
+                    opset_version=self.opset,
+                    input_names=names,
+                    output_names=[PROBABILITIES, EMBEDDING] if serving.embeds else [PROBABILITIES],
+                    # One entry for the one variadic parameter of forward.
+                    dynamic_shapes=(tuple({0: rows} for _ in names),),
+                )
+                if program is None:
+                    raise PluginError("model does not export: torch.onnx.export gave nothing")
+                return program.model_proto
+        except PluginError:
+            raise
+        except Exception as error:  # the exporter raises whatever the network's code trips over
+            raise PluginError(
+                f"model does not export: {_cause(error)}; avoid control flow on values and shapes fixed to one "
+                "batch size in the network's forward"
+            ) from error
+
+    def _check_opset(self, proto: onnx.ModelProto) -> None:
+        found = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+        if found != self.opset:
+            raise PluginError(
+                f"model does not export: export.opset {self.opset} was asked for, the exporter gave {found}; "
+                f"set export.opset: {found}"
+            )
+
+
+def _embedder(model: FloatModel) -> nn.Module | None:
+    """Return the last linear layer that runs, if its input is a matrix."""
+    linear = [m for m in executed(model.network, model.examples(2)).values() if isinstance(m, nn.Linear)]
+    if not linear:
+        return None
+    ranks: list[int] = []
+    hook = linear[-1].register_forward_pre_hook(lambda _m, inputs: ranks.append(inputs[0].dim()))
+    with torch.inference_mode():
+        model.network(*model.examples(2))
+    hook.remove()
+    return linear[-1] if ranks == [2] else None
+
+
+def _inner(name: str) -> str:
+    return f"{name}.codes"
+
+
+def _feed_text(proto: onnx.ModelProto, schema: Schema) -> onnx.ModelProto:
+    """Put a LabelEncoder in front of each text input, so that the file takes the text itself."""
+    levels = {c.name: [str(level) for level in c.levels] for c in schema.columns if c.dtype == "text"}
+    if not levels:
+        return proto
+    graph = proto.graph
+    inputs = list(graph.input)
+    del graph.input[:]
+    encoders = []
+    for given in inputs:
+        name = given.name.removesuffix(".codes")
+        if given.name != _inner(name) or name not in levels:
+            graph.input.append(given)
+            continue
+        graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.STRING, ["rows", 1]))
+        encoders.append(
+            onnx.helper.make_node(
+                "LabelEncoder",
+                [name],
+                [given.name],
+                name=f"{name}.encoder",
+                domain="ai.onnx.ml",
+                keys_strings=levels[name],
+                values_int64s=list(range(len(levels[name]))),
+                default_int64=-1,
+            )
+        )
+        graph.value_info.append(given)
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*encoders, *nodes])
+    if not any(o.domain == "ai.onnx.ml" for o in proto.opset_import):
+        proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
+    return proto
+
+
+def _clean(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop what only the exporter's authors read: stack traces name this machine's folders and double the file."""
+    for holder in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):
+        if hasattr(holder, "metadata_props"):
+            del holder.metadata_props[:]
+        holder.doc_string = ""
+    for value in (*proto.graph.input, *proto.graph.output):
+        del value.metadata_props[:]
+    return proto
+
+
+def _write(proto: onnx.ModelProto, path: Path) -> None:
+    large = sum(len(t.raw_data) for t in proto.graph.initializer) >= ONE_FILE_BYTES
+    onnx.save_model(proto, str(path), save_as_external_data=large, location=f"{FILE}.data" if large else None)
+
+
+def _compare(serving: Serving, schema: Schema, data: Data, path: Path, threads: int) -> None:
+    """Compare the file's numbers with torch's at two batch sizes, on real rows where there are some."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise PluginError(f"model does not export: onnxruntime does not load it: {_cause(error)}") from error
+    for rows in (1, 7):
+        inputs = _sample(schema, data, rows)
+        with torch.inference_mode():
+            expected = serving(*to_tensors(schema, inputs))
+        try:
+            found = session.run(None, dict(inputs))
+        except Exception as error:  # as above
+            raise PluginError(
+                f"model does not export: onnxruntime does not run it on {rows} rows: {_cause(error)}"
+            ) from error
+        gap = _gap(found[0], expected[0].numpy())
+        if not gap <= TOLERANCE:
+            raise PluginError(
+                f"model does not export: on {rows} rows the probabilities differ from torch's by {gap:.2g}, "
+                f"at most {TOLERANCE} allowed; try another export.opset"
+            )
+
+
+def _gap(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    if found.shape != expected.shape:
+        return float("inf")
+    return float(np.abs(found - expected).max(initial=0.0))
+
+
+def _sample(schema: Schema, data: Data, rows: int) -> Arrays:
+    known = data.rows(Role.TRAIN)
+    if len(known) < rows:
+        return blank_rows(schema, rows)
+    return known.take(np.arange(rows)).inputs
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter, which prints and logs its progress; an error still raises."""
+    loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    sink = io.StringIO()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _cause(error: BaseException) -> str:
+    """Return the innermost cause in one line: the exporter wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
