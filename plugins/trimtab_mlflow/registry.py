@@ -112,12 +112,7 @@ class MlflowRegistry:
         """Check that MLflow answers (within about ten seconds), and make experiment and registered model."""
         probe(self.url)
         _ = self._experiment_id
-        try:
-            self._client.get_registered_model(self.model)
-        except MlflowException as error:
-            if not is_missing(error):
-                raise
-            _ignoring_existing(lambda: self._client.create_registered_model(self.model))
+        self._make_model()
 
     @reports
     def log_round(self, log: RoundLog) -> str:
@@ -175,6 +170,7 @@ class MlflowRegistry:
         model_id = self._model_for(candidate_id, operation, digests)
         self._client.log_model_artifacts(model_id, str(package), PACKAGE)
         if found is None:
+            self._make_model()
             marks = {OPERATION: operation, **{f"{DIGEST}{name}": digest for name, digest in digests.items()}}
             self._register(model_id, candidate_id, {**tags, **marks}, description)
             found = self._version_of(operation)
@@ -256,6 +252,14 @@ class MlflowRegistry:
                 f"'mlflow experiments restore -x {found.experiment_id}', or name another"
             )
         return str(found.experiment_id)
+
+    def _make_model(self) -> None:
+        try:
+            self._client.get_registered_model(self.model)
+        except MlflowException as error:
+            if not is_missing(error):
+                raise
+            _ignoring_existing(lambda: self._client.create_registered_model(self.model))
 
     def _artifact_location(self) -> str | None:
         if is_served(self.url):

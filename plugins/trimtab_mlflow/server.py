@@ -38,6 +38,7 @@ __all__ = [
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https")
 PROBE_SECONDS = 4.0
+MESSAGE_LENGTH = 400
 # Statuses that say "not now" or "not you" rather than "you asked for something impossible".
 REFUSALS = (401, 403, 408, 429)
 
@@ -78,7 +79,7 @@ def check_url(url: str) -> None:
     if known and separator and rest.strip("/") and (scheme not in SERVERS or urlsplit(url).hostname):
         return
     raise SettingsError(
-        f"registry.url must be a database or an MLflow server, got {url!r}; write "
+        f"registry.url must be a database or an MLflow server, got {shown(url)!r}; write "
         "sqlite:///trimtab.db, postgresql://user@host/database or http://host:5000"
     )
 
@@ -133,9 +134,7 @@ def probe(url: str) -> None:
     if is_served(url):
         requests.get(f"{url.rstrip('/')}/health", timeout=PROBE_SECONDS).raise_for_status()
         return
-    file = sqlite_file(url)
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    _make_room(url)
     try:
         engine = sa.create_engine(url, connect_args=_patience(url))
     except ModuleNotFoundError as error:
@@ -148,6 +147,18 @@ def probe(url: str) -> None:
             pass
     finally:
         engine.dispose()
+
+
+def _make_room(url: str) -> None:
+    file = sqlite_file(url)
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ServiceError(
+            f"registry.url={url!r}: the folder {file.parent} cannot be made ({error}); name a place you can write to"
+        ) from error
 
 
 def _patience(url: str) -> dict[str, Any]:
@@ -238,5 +249,8 @@ def _worded(error: Exception, url: str) -> TrimtabError:
 
 
 def _first_line(error: Exception, url: str) -> str:
+    """Return the first line of a message, without the address's password."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].replace(url, shown(url))[:400]
+    password = urlsplit(url).password
+    line = lines[0].replace(url, shown(url))
+    return (line.replace(password, "***") if password else line)[:MESSAGE_LENGTH]
