@@ -20,9 +20,7 @@ def executed(network: nn.Module, examples: Sequence[Tensor]) -> dict[str, nn.Mod
     >>> list(executed(Mlp(inputs=2, classes=2), [torch.zeros(1, 2)]))
     ['body.0', 'body.3', 'head']
     """
-    names: dict[nn.Module, str] = {
-        m: n for n, m in network.named_modules() if isinstance(m, _ConvNd | nn.Linear)
-    }
+    names: dict[nn.Module, str] = {m: n for n, m in network.named_modules() if isinstance(m, _ConvNd | nn.Linear)}
     order: dict[str, nn.Module] = {}
 
     def note(module: nn.Module, _inputs: object) -> None:
