@@ -122,8 +122,8 @@ class Scores:
         Beside the champion.
     size_bytes
         On disk, of what serves.
-    searched
-        Share of right predictions on the search rows; ranks candidates and decides nothing.
+    searched, search_rows
+        Share of right predictions on the search rows and their number; ranks candidates, decides nothing.
     golden
         As ``judged``, on the golden rows; empty where the project names none.
     parameters
@@ -135,6 +135,7 @@ class Scores:
     latency: Latency
     size_bytes: int
     searched: float
+    search_rows: int = 0
     golden: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     golden_groups: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     parameters: int | None = None
@@ -208,9 +209,7 @@ def race(
     rng = np.random.default_rng(seed)
     feeds = _feeds(rows, batch, rng)
     with measuring_lock():
-        return {
-            name: _duel(champion, rival, feeds, blocks, calls, confidence, rng) for name, rival in rivals.items()
-        }
+        return {name: _duel(champion, rival, feeds, blocks, calls, confidence, rng) for name, rival in rivals.items()}
 
 
 def _feeds(rows: Rows, batch: int, rng: np.random.Generator) -> list[dict[str, npt.NDArray[Any]]]:

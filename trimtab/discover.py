@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -17,8 +17,19 @@ from trimtab.errors import PluginError, SettingsError, nearest
 
 __all__ = ["KINDS", "Kind", "build", "find", "installed", "load_object"]
 
-Kind = Literal["monitors", "techniques", "runtimes", "sources", "trainers", "registries", "samplers"]
-KINDS: tuple[Kind, ...] = ("monitors", "techniques", "runtimes", "sources", "trainers", "registries", "samplers")
+Kind = Literal[
+    "monitors",
+    "techniques",
+    "runtimes",
+    "sources",
+    "trainers",
+    "registries",
+    "samplers",
+    "runners",
+    "exporters",
+    "demos",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @cache
@@ -123,7 +134,5 @@ def load_object(reference: str, setting: str, beside: Path | None = None) -> Any
         ) from error
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
-        raise PluginError(
-            f"{setting}: module {module_name!r} has no {attribute!r}.{nearest(attribute, public)}"
-        )
+        raise PluginError(f"{setting}: module {module_name!r} has no {attribute!r}.{nearest(attribute, public)}")
     return getattr(module, attribute)

@@ -1,13 +1,13 @@
 """The error tree, so that a message, an exit code and a journal record follow from the type alone.
 
-    TrimtabError                 base; never raised itself
-    ├── InputError               yours to mend; exit code 2
-    │   ├── SettingsError        a key or value of the project file
-    │   ├── DataError            rows, columns or labels of the source
-    │   └── PluginError          a plugin or factory that is missing, does not import or raises
-    ├── ServiceError             a server that does not answer; exit code 3
-    ├── ArtifactError            a stored file that is missing or differs from its digest; exit code 4
-    └── InternalError            ours to mend; exit code 70
+TrimtabError                 base; never raised itself
+├── InputError               yours to mend; exit code 2
+│   ├── SettingsError        a key or value of the project file
+│   ├── DataError            rows, columns or labels of the source
+│   └── PluginError          a plugin or factory that is missing, does not import or raises
+├── ServiceError             a server that does not answer; exit code 3
+├── ArtifactError            a stored file that is missing or differs from its digest; exit code 4
+└── InternalError            ours to mend; exit code 70
 """
 
 from __future__ import annotations

@@ -261,9 +261,7 @@ class MemoryRegistry:
     def tag_version(self, number: int, tags: Mapping[str, str]) -> None:
         """Add tags to a version."""
         self.ready()
-        self._versions = [
-            replace(v, tags={**v.tags, **tags}) if v.number == number else v for v in self._versions
-        ]
+        self._versions = [replace(v, tags={**v.tags, **tags}) if v.number == number else v for v in self._versions]
 
     def links(self) -> Mapping[str, str]:
         """Return nothing: there is nothing to see."""

@@ -44,7 +44,9 @@ class Technique(Protocol):
     A technique is a frozen dataclass: its fields are its settings, validated in ``__post_init__``.
     ``takes`` and ``gives`` are formats; ``renews_parent`` says that the result is a full float model
     and becomes the parent of what follows (training does, compressing does not); ``needs_data``
-    that it reads rows; ``experimental`` keeps it out of every default search.
+    that it reads rows; ``needs_teacher`` that it learns from the float parent, and so belongs after a
+    step that departs from it; ``experimental`` keeps it out of every default search; ``libraries``
+    names the distributions whose versions its result depends on.
     """
 
     name: ClassVar[str]
@@ -52,7 +54,9 @@ class Technique(Protocol):
     gives: ClassVar[str]
     renews_parent: ClassVar[bool]
     needs_data: ClassVar[bool]
+    needs_teacher: ClassVar[bool]
     experimental: ClassVar[bool]
+    libraries: ClassVar[tuple[str, ...]]
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the new model into ``job.folder`` and describe it."""

@@ -1,0 +1,228 @@
+"""The champion: loading it with its reference, promoting, rolling back, and putting right what a crash left."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from trimtab.artifact import FLOAT, Model, read_json
+from trimtab.benchmark import Session
+from trimtab.data import assign, group_keys
+from trimtab.errors import ArtifactError, InputError
+from trimtab.journal import Promotion
+from trimtab.monitor import Sample
+from trimtab.parts import Parts
+from trimtab.registry import CHALLENGER, CHAMPION, PREVIOUS
+from trimtab.window import Schema, Window
+
+__all__ = ["Serving", "load", "observe", "promote", "reconcile", "rollback", "unseen"]
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A version, loaded and verified, with what it was judged and fitted on.
+
+    Parameters
+    ----------
+    version
+        Its number in the registry.
+    package
+        Folder with its files.
+    schema
+        Frozen when it was trained.
+    session
+        The model that serves.
+    parent
+        The float model that the next round starts from.
+    reference
+        Held-back rows through its eyes: what windows are compared with.
+    fitted
+        Groups that it and its ancestors were fitted to (uint64, sorted); empty where rows are their own groups.
+    """
+
+    version: int
+    package: Path
+    schema: Schema
+    session: Session
+    parent: Model
+    reference: Sample
+    fitted: npt.NDArray[np.uint64]
+
+    @property
+    def model(self) -> Model:
+        """The files that serve."""
+        return Model.at(self.package / "model", "onnx")
+
+
+def load(parts: Parts, number: int) -> Serving:
+    """Load a version, each file checked against its digest, and let it predict its reference.
+
+    Raises
+    ------
+    ArtifactError
+        When a file is missing or altered, or the model does not load or predict.
+    """
+    if number not in parts.loaded:
+        package = parts.registry.fetch(number, parts.folder / "versions" / str(number))
+        parts.loaded[number] = open_package(parts, number, package)
+    return parts.loaded[number]
+
+
+def open_package(parts: Parts, number: int, package: Path) -> Serving:
+    """Load the files of one package."""
+    schema = Schema.model_validate(read_json(package / "schema.json"))
+    session = parts.runtime.load(Model.at(package / "model", parts.runtime.takes), parts.project.target)
+    with np.load(package / "fitted.npz", allow_pickle=False) as file:
+        fitted = file["groups"]
+    reference = observe(session, schema, pd.read_parquet(package / "reference.parquet"), 0)
+    if reference.probabilities is None or not np.isfinite(reference.probabilities).all():
+        raise ArtifactError(f"version {number} predicts values that are not numbers on its own reference")
+    return Serving(number, package, schema, session, Model.at(package / "parent", FLOAT), reference, fitted)
+
+
+def observe(session: Session, schema: Schema, frame: pd.DataFrame, number: int) -> Sample:
+    """Return rows as a monitor sees them, with the model's output on each."""
+    inputs = schema.encode(frame)
+    parts = [session.run({k: v[i : i + BATCH] for k, v in inputs.items()}) for i in range(0, max(1, len(frame)), BATCH)]
+    joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    return Sample(
+        schema=schema,
+        frame=frame,
+        number=number,
+        inputs=inputs,
+        probabilities=joined["probabilities"],
+        embedding=joined.get("embedding"),
+        labels=schema.encode_labels(frame),
+    )
+
+
+def unseen(parts: Parts, serving: Serving, window: Window) -> pd.DataFrame:
+    """Return the window's rows whose group the version and its ancestors were never fitted to.
+
+    A model is over-confident on what it was fitted to, so that such rows would make every quiet
+    window look moved and every model look good.
+    """
+    if not len(serving.fitted) or not len(window.frame):
+        return window.frame
+    keys = group_keys(window.frame, serving.schema, parts.project.data.block, window.span.start)
+    _, groups = assign(keys, parts.project.data.split.shares, parts.split_key)
+    return window.frame[~np.isin(groups, serving.fitted)]
+
+
+def anchor(promotions: list[Promotion]) -> int:
+    """Return the version that a person approved last; at first the first champion."""
+    return next(p.version for p in reversed(promotions) if p.kind in ("first", "approved"))
+
+
+def promote(
+    parts: Parts, operation: str, version: int, after: int, kind: str, detail: Mapping[str, Any]
+) -> Promotion | None:
+    """Make a version champion: it is loaded first, then the journal's epoch is taken, then the alias follows.
+
+    Returns
+    -------
+    Promotion or None
+        None when another promotion came first; the champion is then the other's.
+
+    Raises
+    ------
+    ArtifactError
+        When the version does not load; nothing was changed.
+    """
+    load(parts, version)
+    promotion = parts.journal.promote(operation, version, after, kind, detail)
+    if promotion is not None:
+        project_aliases(parts)
+    return promotion
+
+
+def rollback(parts: Parts, operation: str, reason: str) -> Promotion | None:
+    """Make the champion's predecessor champion again.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    promotions = parts.journal.promotions()
+    earlier = previous(promotions)
+    if earlier is None:
+        raise InputError("there is no earlier champion to roll back to")
+    return promote(parts, operation, earlier, promotions[-1].epoch, "rollback", {"reason": reason})
+
+
+def previous(promotions: list[Promotion]) -> int | None:
+    """Return the newest champion before the present one that is another version."""
+    return next((p.version for p in reversed(promotions[:-1]) if p.version != promotions[-1].version), None)
+
+
+def project_aliases(parts: Parts) -> None:
+    """Make the registry's aliases say what the journal says; setting them again changes nothing."""
+    promotions = parts.journal.promotions()
+    wanted = {CHAMPION: promotions[-1].version, PREVIOUS: previous(promotions)}
+    if parts.registry.alias(CHALLENGER) == promotions[-1].version:
+        wanted[CHALLENGER] = None
+    for name, number in wanted.items():
+        if parts.registry.alias(name) != number:
+            parts.registry.set_alias(name, number)
+    parts.registry.tag_version(promotions[-1].version, {"trimtab.epoch": str(promotions[-1].epoch)})
+
+
+def reconcile(parts: Parts) -> Serving | None:
+    """Put right what a crash or a stranger's hand left, and return the champion, or None before the first.
+
+    The journal's newest promotion whose version loads is the champion; the aliases follow. A journal
+    that was lost is rebuilt from the registry's tags.
+    """
+    parts.registry.ready()
+    for draft in parts.folder.glob("**/.*"):
+        if draft.is_dir() and draft.parent.name in ("steps", "rounds", "versions"):
+            shutil.rmtree(draft, ignore_errors=True)
+    _remember(parts)
+    promotions = parts.journal.promotions()
+    if not promotions:
+        return None
+    for promotion in reversed(promotions):
+        try:
+            serving = load(parts, promotion.version)
+            break
+        except ArtifactError as error:
+            parts.journal.record("error", {"version": promotion.version, "message": str(error)})
+    else:
+        raise ArtifactError(
+            f"none of the versions {sorted({p.version for p in promotions})} loads; restore the artifact store"
+        )
+    if promotion is not promotions[-1]:
+        operation = f"{parts.project.name}:repair:{promotions[-1].epoch}"
+        detail = {"reason": f"version {promotions[-1].version} does not load"}
+        parts.journal.promote(operation, promotion.version, promotions[-1].epoch, "repair", detail)
+    if parts.registry.alias(CHAMPION) != serving.version:
+        parts.journal.record("repair", {"alias": CHAMPION, "version": serving.version})
+    project_aliases(parts)
+    return serving
+
+
+def _remember(parts: Parts) -> None:
+    """Rebuild promotions that this journal does not know from the registry's tags."""
+    if parts.journal.promotions():
+        return
+    tagged = {int(v.tags["trimtab.epoch"]): v for v in parts.registry.versions() if "trimtab.epoch" in v.tags}
+    if tagged:
+        parts.split_key  # noqa: B018 (writes the project's row, which the promotions refer to)
+        kinds = dict.fromkeys(tagged, "promote") | {min(tagged): "first"}
+        parts.journal.restore(
+            [
+                Promotion(e, v.number, v.operation, kinds[e], {"rebuilt": "from the registry"}, "")
+                for e, v in tagged.items()
+            ]
+        )
+        parts.journal.record("repair", {"journal": "rebuilt from the registry", "epochs": sorted(tagged)})

@@ -1,0 +1,289 @@
+"""The command line. Nothing heavy is imported at the top, so that help and completion answer at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from trimtab.errors import InputError, TrimtabError
+
+if TYPE_CHECKING:
+    from trimtab.loop import Report
+    from trimtab.settings import Project
+
+__all__ = ["app", "main"]
+
+OUR_FAULT = 70
+
+app = typer.Typer(
+    name="trimtab",
+    help="Keeps a deployed model accurate, small and fast while its data moves.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+debugging = False
+
+Config = Annotated[Path, typer.Argument(help="Project file (YAML).", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one setting, such as source.path=rows.csv. May be repeated."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+DirectRun = Annotated[bool, typer.Option("--direct", help="Run the loop without Prefect.")]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    """Take options that hold for every command."""
+    global debugging
+    debugging = debug
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Of the data and of everything after.")] = 0,
+    direct: DirectRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch eight windows of handwritten digits whose scanner is replaced, and see the model follow."""
+    from trimtab import discover
+    from trimtab.demo import set_stage
+
+    write_stream = discover.find("demos", "digits")
+    home = Path(".trimtab") / "digits"
+    stage = set_stage(write_stream, write_stream.__module__.partition(".")[0], home, seed)
+    err.print(f"[bold]trimtab demo[/]: {stage.story}")
+    reports = _watch(stage.config, stage.overrides, direct, replay=True)
+    stage.finish()
+    _finish(stage.config, stage.overrides, reports, as_json)
+
+
+@app.command()
+def run(config: Config, overrides: Overrides = None, direct: DirectRun = False, as_json: AsJson = False) -> None:
+    """Take the source for a whole stream: look at every window in it, in order, and act."""
+    reports = _watch(config, overrides or (), direct, replay=True)
+    _finish(config, overrides or (), reports, as_json)
+
+
+@app.command()
+def watch(config: Config, overrides: Overrides = None, direct: DirectRun = False, as_json: AsJson = False) -> None:
+    """Look at every window that has closed since the last time, and act. For a schedule."""
+    reports = _watch(config, overrides or (), direct, replay=False)
+    _finish(config, overrides or (), reports, as_json)
+
+
+@app.command()
+def optimize(
+    config: Config,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "manual",
+    overrides: Overrides = None,
+    direct: DirectRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run one round now: retrain, compress, measure, judge, and promote what is proven better."""
+    from trimtab.console import Bars
+
+    with Bars(err) as bars:
+        _runner(direct).optimize(config, overrides or (), reason, bars)
+    _finish(config, overrides or (), [], as_json)
+
+
+@app.command()
+def check(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check that config, source and model are loadable, every problem at once, and what the gate needs."""
+    from trimtab.check import examine
+
+    result = examine(config, overrides or ())
+    if as_json:
+        _print_json(result)
+    else:
+        for problem in result["problems"]:
+            err.print(f"[red]problem[/] {problem}", highlight=False)
+        for note in result["notes"]:
+            out.print(note, highlight=False)
+        if not result["problems"]:
+            out.print(f"[green]{config} is sound[/]")
+    if result["problems"]:
+        raise typer.Exit(InputError.exit_code)
+
+
+@app.command()
+def status(
+    config: Annotated[Path | None, typer.Argument(help="Project file; without it every project run here.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is known of a project: champion, windows, rounds, what was gained."""
+    reports = [_status(project) for project in _projects(config, overrides or ())]
+    if as_json:
+        _print_json(reports[0] if len(reports) == 1 else reports)
+        return
+    for report in reports:
+        _show(report)
+
+
+@app.command()
+def metrics(
+    config: Config,
+    port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 9464,
+    host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
+    overrides: Overrides = None,
+) -> None:
+    """Serve Prometheus metrics, read from journal and registry at each scrape."""
+    from trimtab import discover
+    from trimtab.settings import Project
+
+    serve = discover.find("exporters", "prometheus")
+    serve([Project.load(config, overrides or ())], host, port, lambda at: err.print(f"serving metrics on {at}"))
+
+
+@app.command()
+def plugins(as_json: AsJson = False) -> None:
+    """List what is installed: monitors, techniques, runtimes, sources, trainers, registries."""
+    from trimtab import discover
+
+    found = {kind: {n: p.value for n, p in sorted(discover.installed(kind).items())} for kind in discover.KINDS}
+    if as_json:
+        _print_json(found)
+        return
+    from rich.table import Table
+
+    table = Table("kind", "name", "class")
+    for kind, points in found.items():
+        for name, value in points.items():
+            table.add_row(kind, name, value)
+    out.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; an error becomes a message, an exit code and a record in the journal."""
+    _be_quiet()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(given)
+    except TrimtabError as error:
+        _give_up(error, given, error.exit_code, str(error))
+    except KeyboardInterrupt:
+        err.print("stopped; started again it goes on where it was")
+        sys.exit(130)
+    except Exception as error:  # whatever is left is ours: no traceback unless asked for, a code of its own
+        message = f"{type(error).__name__}: {error}; this is a fault of trimtab's: report it with --debug's output"
+        _give_up(error, given, OUR_FAULT, message)
+
+
+def _give_up(error: Exception, given: Sequence[str], code: int, message: str) -> None:
+    if debugging:
+        err.print_exception()
+    err.print(f"[bold red]error[/] {message}", highlight=False, markup=True)
+    _record(given, message, code)
+    sys.exit(code)
+
+
+def _record(given: Sequence[str], message: str, code: int) -> None:
+    """Keep the error in the journal of the project that the command named, where there is one."""
+    import yaml
+
+    try:
+        config = next(Path(a) for a in given[1:] if a.endswith((".yaml", ".yml")))
+        home = Path(".trimtab") / str(yaml.safe_load(config.read_text())["name"])
+        if (home / "journal.db").is_file():
+            from trimtab.journal import Journal
+
+            Journal(f"sqlite:///{(home / 'journal.db').absolute()}", home.name).record(
+                "error", {"command": given[0], "message": message, "exit_code": code}
+            )
+    except (StopIteration, OSError, KeyError, TypeError, yaml.YAMLError, TrimtabError):
+        return
+
+
+def _be_quiet() -> None:
+    """Nothing is sent home, and other libraries' notices do not tear the progress apart."""
+    for name, value in {
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _runner(direct: bool) -> Any:
+    from trimtab import discover
+
+    return discover.find("runners", "direct" if direct else "prefect")()
+
+
+def _watch(config: Path, overrides: Sequence[str], direct: bool, *, replay: bool) -> list[Report]:
+    from trimtab.console import Bars
+
+    with Bars(err) as bars:
+        reports: list[Report] = _runner(direct).watch(config, overrides, replay, bars)
+    return reports
+
+
+def _finish(config: Path, overrides: Sequence[str], reports: Sequence[Report], as_json: bool) -> None:
+    from trimtab.settings import Project
+
+    report = _status(Project.load(config, overrides))
+    if as_json:
+        _print_json(report)
+    else:
+        _show(report)
+    problems = [problem for r in reports for problem in r.problems]
+    for problem in problems:
+        err.print(f"[yellow]to mend[/] {problem}", highlight=False)
+    if problems:
+        raise typer.Exit(InputError.exit_code)
+
+
+def _status(project: Project) -> dict[str, Any]:
+    from trimtab.journal import Journal
+    from trimtab.parts import registry_of
+    from trimtab.status import describe
+
+    return describe(Journal(project.journal_url, project.name), registry_of(project))
+
+
+def _projects(config: Path | None, overrides: Sequence[str]) -> list[Project]:
+    """Return the named project, or all that left a journal below this folder."""
+    from trimtab.journal import Journal
+    from trimtab.settings import Project
+
+    if config is not None:
+        return [Project.load(config, overrides)]
+    journals = sorted(Path(".trimtab").glob("*/journal.db"))
+    if not journals:
+        raise InputError(
+            f"no project has run in {Path.cwd()}: there is no .trimtab/*/journal.db; name a project file, "
+            "or start with: trimtab demo"
+        )
+    settings = [Journal(f"sqlite:///{path.absolute()}", path.parent.name).config() for path in journals]
+    return [Project.model_validate_json(text) for text in settings]
+
+
+def _show(report: dict[str, Any]) -> None:
+    from trimtab import console
+
+    out.print(console.windows_table(report))
+    for asked in report["rounds"]:
+        out.print(console.candidates_table(asked))
+    state = f"{report['project']}: {report['state']}, champion v{report['champion']}, epoch {report['epoch']}"
+    lines = [state, console.mean_line(report), console.gained_line(report), *console.links(report)]
+    for line in filter(None, lines):
+        out.print(line, highlight=False, soft_wrap=True)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")

@@ -1,0 +1,109 @@
+"""The first champion: trained on the rows before the stream, exported, registered, and made the anchor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trimtab import champion, rows
+from trimtab.artifact import Model, fill_folder
+from trimtab.champion import Serving
+from trimtab.errors import DataError, PluginError, SettingsError, TrimtabError
+from trimtab.evidence import Bench
+from trimtab.journal import Round
+from trimtab.lineage import Context
+from trimtab.parts import Parts
+from trimtab.recipe import Kitchen, Recipe
+from trimtab.round import Entry, log_candidates
+from trimtab.search import converter
+from trimtab.technique import FLOAT, Job
+from trimtab.window import Schema
+
+__all__ = ["begin"]
+
+
+def begin(parts: Parts) -> Serving:
+    """Train, export, measure, register and promote the first champion; every part of it is done once.
+
+    Raises
+    ------
+    DataError
+        When there are no rows before window 1, or they are not what the settings say.
+    PluginError
+        When the trainer or the factory raises, or the model does not export.
+    """
+    asked = parts.journal.request_round(f"{parts.project.name}:first", 0, "first", ["the first champion"])
+    history = parts.window(0)
+    if not len(history.frame):
+        raise DataError(
+            f"no rows before window 1 (window.start {parts.project.window.start!r}) to train the first champion on; "
+            "set window.start to an instant or row after the first rows"
+        )
+    features, data = parts.project.features, parts.project.data
+    schema = Schema.freeze(
+        features,
+        history.frame,
+        label=parts.project.source.label,
+        id=parts.project.source.id,
+        group=data.group,
+        timestamp=parts.project.source.timestamp,
+    )
+    with parts.progress.stage("first champion", 4) as advance:
+        advance("split the rows before the stream")
+        prepared = rows.prepare(parts, asked.operation, schema, [0])
+        advance("train")
+        parent = parts.executor.call("train", _fit, parts, schema, prepared)
+        advance("export and measure")
+        entry = _export(parts, asked, schema, prepared, parent)
+        advance("register")
+        return _register(parts, Context(asked, schema, prepared, None), entry)
+
+
+def _fit(parts: Parts, schema: Schema, prepared: rows.Prepared) -> Model:
+    folder = parts.folder / "steps" / f"first-{prepared.data.digest[:24]}"
+    if not folder.is_dir():
+        with fill_folder(folder) as draft:
+            job = Job(_made(draft / "model"), parts.project.seed, schema, None, parts.project.optimize.threads)
+            try:
+                parts.trainer.fit(prepared.data, job)
+            except TrimtabError:
+                raise
+            except Exception as error:  # a trainer may raise anything; the message must name it
+                raise PluginError(
+                    f"trainer {parts.project.model.trainer!r} raised {type(error).__name__}: {error}"
+                ) from error
+    return Model.at(folder / "model", FLOAT)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _export(parts: Parts, asked: Round, schema: Schema, prepared: rows.Prepared, parent: Model) -> Entry:
+    recipe = Recipe(steps=(converter(parts.project.optimize.choices, parts.runtime.takes),))
+    kitchen = Kitchen(parent, prepared.data, schema, parts.folder / "steps", parts.project.seed)
+    candidate = parts.executor.call("export", kitchen.build, recipe, parts.runtime.takes)
+    bench = Bench(
+        folder=parts.folder / "rounds" / rows.slug(asked.operation) / "evidence",
+        runtime=parts.runtime,
+        target=parts.project.target,
+        champion=candidate.model,
+        data=prepared.data,
+        golden=None,
+        confidence=parts.project.gate.confidence,
+        seed=parts.project.seed,
+    )
+    scores = parts.executor.call("benchmark", bench.measure, candidate.fingerprint, candidate.model)
+    return Entry(recipe, candidate, None, scores)
+
+
+def _register(parts: Parts, context: Context, entry: Entry) -> Serving:
+    if entry.candidate is None:
+        raise SettingsError(f"recipe {entry.recipe.name!r} built nothing")
+    run = parts.registry.log_round(context.round_log(parts))
+    logged = log_candidates(parts, context, run, [entry])
+    version = context.register(parts, entry, entry.candidate, logged[entry.recipe.name])
+    champion.promote(parts, context.asked.operation, version.number, 0, "first", {})
+    parts.registry.close_round(run, "promoted", context.outcome_tags("promoted", version))
+    parts.journal.close_round(context.asked.operation, "promoted", context.detail([entry], entry, version))
+    return champion.load(parts, version.number)

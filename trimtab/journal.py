@@ -1,0 +1,658 @@
+"""What happened, durably and in order: windows, findings, decisions, rounds, promotions; on any SQL database."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from sqlalchemy import JSON, Engine, ForeignKey, String, UniqueConstraint, create_engine, event, select, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from trimtab.errors import InternalError, ServiceError
+from trimtab.monitor import Answer, Finding
+from trimtab.trigger import Action, Decision
+
+__all__ = ["SCHEMA_VERSION", "Journal", "Promotion", "Quality", "Round", "WindowRecord"]
+
+SCHEMA_VERSION = 1
+LEASE_SECONDS = 90.0
+
+
+class Base(DeclarativeBase):
+    """Tables of the journal; every row belongs to one project."""
+
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012 (SQLAlchemy reads it)
+
+
+class Meta(Base):
+    """Version of the tables."""
+
+    __tablename__ = "meta"
+    key: Mapped[str] = mapped_column(String(40), primary_key=True)
+    value: Mapped[str] = mapped_column(String(200))
+
+
+class ProjectRow(Base):
+    """A project and what was fixed at its first run."""
+
+    __tablename__ = "projects"
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    config: Mapped[str]
+    split_key: Mapped[str] = mapped_column(String(64))
+    start: Mapped[int | None]
+    created: Mapped[str] = mapped_column(String(40))
+
+
+class WindowRow(Base):
+    """A window that was checked."""
+
+    __tablename__ = "windows"
+    project: Mapped[str] = mapped_column(ForeignKey("projects.name"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    start: Mapped[str]
+    end: Mapped[str]
+    rows: Mapped[int]
+    champion: Mapped[int | None]
+    labelled: Mapped[bool] = mapped_column(default=False)
+    action: Mapped[str | None] = mapped_column(String(20))
+    reasons: Mapped[list[Any]]
+    seconds: Mapped[float] = mapped_column(default=0.0)
+    at: Mapped[str] = mapped_column(String(40))
+
+
+class FindingRow(Base):
+    """What a monitor found in a window under a version."""
+
+    __tablename__ = "findings"
+    project: Mapped[str] = mapped_column(ForeignKey("projects.name"), primary_key=True)
+    window: Mapped[int] = mapped_column(primary_key=True)
+    monitor: Mapped[str] = mapped_column(String(100), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    tick: Mapped[int]
+    answer: Mapped[str] = mapped_column(String(20))
+    finding: Mapped[dict[str, Any]]
+    at: Mapped[str] = mapped_column(String(40))
+
+
+class QualityRow(Base):
+    """Quality of a version on a window's labelled rows that it was never fitted to."""
+
+    __tablename__ = "qualities"
+    project: Mapped[str] = mapped_column(ForeignKey("projects.name"), primary_key=True)
+    window: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    right: Mapped[int]
+    rows: Mapped[int]
+    at: Mapped[str] = mapped_column(String(40))
+
+
+class RoundRow(Base):
+    """One optimization, from request to outcome."""
+
+    __tablename__ = "rounds"
+    operation: Mapped[str] = mapped_column(String(200), primary_key=True)
+    project: Mapped[str] = mapped_column(ForeignKey("projects.name"))
+    window: Mapped[int]
+    cause: Mapped[str] = mapped_column(String(40))
+    reasons: Mapped[list[Any]]
+    state: Mapped[str] = mapped_column(String(20))
+    outcome: Mapped[str | None] = mapped_column(String(20))
+    epoch: Mapped[int]
+    owner: Mapped[str | None] = mapped_column(String(200))
+    lease_until: Mapped[float] = mapped_column(default=0.0)
+    detail: Mapped[dict[str, Any]]
+    requested: Mapped[str] = mapped_column(String(40))
+    closed: Mapped[str | None] = mapped_column(String(40))
+
+
+class SplitRow(Base):
+    """A sealed split: how many rows of each role, under which digest; never changed."""
+
+    __tablename__ = "splits"
+    operation: Mapped[str] = mapped_column(String(200), primary_key=True)
+    project: Mapped[str] = mapped_column(ForeignKey("projects.name"))
+    digest: Mapped[str] = mapped_column(String(64))
+    detail: Mapped[dict[str, Any]]
+    at: Mapped[str] = mapped_column(String(40))
+
+
+class PromotionRow(Base):
+    """One change of champion; the epoch orders them, and only one can take each."""
+
+    __tablename__ = "promotions"
+    __table_args__ = (UniqueConstraint("project", "operation"),)
+    project: Mapped[str] = mapped_column(ForeignKey("projects.name"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[int]
+    operation: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(20))
+    detail: Mapped[dict[str, Any]]
+    at: Mapped[str] = mapped_column(String(40))
+
+
+class RecordRow(Base):
+    """Anything else worth keeping: errors, quarantines, repairs."""
+
+    __tablename__ = "records"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    project: Mapped[str] = mapped_column(String(100))
+    kind: Mapped[str] = mapped_column(String(40))
+    detail: Mapped[dict[str, Any]]
+    at: Mapped[str] = mapped_column(String(40))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Right predictions out of ``rows`` of one version on one window."""
+
+    window: int
+    version: int
+    right: int
+    rows: int
+
+    @property
+    def value(self) -> float:
+        """Share of right predictions."""
+        return self.right / self.rows if self.rows else float("nan")
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """A checked window as the journal tells it."""
+
+    number: int
+    start: str
+    end: str
+    rows: int
+    champion: int | None
+    labelled: bool
+    action: Action | None
+    reasons: tuple[str, ...]
+    seconds: float
+    at: str
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """One change of champion."""
+
+    epoch: int
+    version: int
+    operation: str
+    kind: str
+    detail: Mapping[str, Any]
+    at: str
+
+
+@dataclass(frozen=True)
+class Round:
+    """One optimization as the journal tells it.
+
+    Parameters
+    ----------
+    operation
+        Its operation id, derived from what caused it.
+    window
+        The window that had closed when it was requested.
+    cause
+        ``worse``, ``moved``, ``first``, or the reason that a person gave.
+    state
+        ``requested``, ``running`` or ``closed``.
+    outcome
+        ``promoted``, ``degraded``, ``kept`` (nothing better, and nothing was wrong), ``lost`` (another
+        promotion came first) or ``failed``; None before it is closed.
+    epoch
+        The newest promotion when it was requested: what its own promotion must follow.
+    detail
+        Candidates with scores and verdicts, what was gained, the MLflow run.
+    """
+
+    operation: str
+    window: int
+    cause: str
+    reasons: tuple[str, ...]
+    state: str
+    outcome: str | None
+    epoch: int
+    detail: Mapping[str, Any]
+    requested: str
+    closed: str | None
+
+    @property
+    def degrades(self) -> bool:
+        """Whether the project is degraded when nothing is promoted: the champion is known to be worse."""
+        return self.cause == "worse"
+
+
+class Journal:
+    """The journal of one project.
+
+    Parameters
+    ----------
+    url
+        SQLAlchemy URL, such as ``sqlite:///journal.db``.
+    project
+        The project's name; many projects may share one database.
+
+    Examples
+    --------
+    >>> journal = Journal("sqlite://", "p")
+    >>> journal.begin(config="{}", split_key="k", start=None)
+    >>> journal.promote("first", version=1, after=0, kind="first", detail={}).epoch
+    1
+    >>> journal.promote("late", version=2, after=0, kind="promote", detail={}) is None
+    True
+    """
+
+    def __init__(self, url: str, project: str) -> None:
+        self.project = project
+        self.engine = _connect(url)
+
+    # projects
+
+    def begin(self, config: str, split_key: str, start: int | None) -> None:
+        """Remember the project; what was fixed at its first run stays."""
+        with self._write() as session:
+            row = session.get(ProjectRow, self.project)
+            if row is None:
+                session.add(
+                    ProjectRow(name=self.project, config=config, split_key=split_key, start=start, created=now())
+                )
+            else:
+                row.config = config
+                row.start = start if row.start is None else row.start
+
+    def fixed(self) -> tuple[str, int | None] | None:
+        """Return the split key and the start of window 1, or None before the first run."""
+        with self._read() as session:
+            row = session.get(ProjectRow, self.project)
+            return None if row is None else (row.split_key, row.start)
+
+    def config(self) -> str:
+        """Return the settings of the last run as JSON."""
+        with self._read() as session:
+            row = session.get(ProjectRow, self.project)
+            return row.config if row is not None else "{}"
+
+    # windows, findings, qualities
+
+    def record_window(
+        self, number: int, start: str, end: str, rows: int, champion: int | None, decision: Decision, seconds: float
+    ) -> None:
+        """Remember that a window was checked and what was decided; once."""
+        with self._write() as session:
+            if session.get(WindowRow, (self.project, number)) is None:
+                session.add(
+                    WindowRow(
+                        project=self.project,
+                        number=number,
+                        start=start,
+                        end=end,
+                        rows=rows,
+                        champion=champion,
+                        labelled=False,
+                        action=decision.action.value,
+                        reasons=list(decision.reasons),
+                        seconds=seconds,
+                        at=now(),
+                    )
+                )
+
+    def mark_labelled(self, number: int) -> None:
+        """Remember that a window's labels were used."""
+        with self._write() as session:
+            where = (WindowRow.project == self.project, WindowRow.number == number)
+            session.execute(update(WindowRow).where(*where).values(labelled=True))
+
+    def windows(self) -> list[WindowRecord]:
+        """Return every checked window in order."""
+        with self._read() as session:
+            rows = session.scalars(
+                select(WindowRow).where(WindowRow.project == self.project).order_by(WindowRow.number)
+            )
+            return [
+                WindowRecord(
+                    r.number,
+                    r.start,
+                    r.end,
+                    r.rows,
+                    r.champion,
+                    r.labelled,
+                    Action(r.action) if r.action else None,
+                    tuple(r.reasons),
+                    r.seconds,
+                    r.at,
+                )
+                for r in rows
+            ]
+
+    def record_findings(self, findings: Sequence[Finding], version: int, tick: int) -> None:
+        """Remember findings made at the close of window ``tick`` under ``version``; a repeated one replaces itself."""
+        with self._write() as session:
+            for finding in findings:
+                session.merge(
+                    FindingRow(
+                        project=self.project,
+                        window=finding.window,
+                        monitor=finding.monitor,
+                        version=version,
+                        tick=tick,
+                        answer=finding.answer.value,
+                        finding=finding.to_json(),
+                        at=now(),
+                    )
+                )
+
+    def findings(self, version: int | None = None, after: int = -1) -> list[tuple[int, Finding]]:
+        """Return findings with the window at whose close they were made, under one version or all."""
+        query = select(FindingRow).where(FindingRow.project == self.project, FindingRow.tick > after)
+        if version is not None:
+            query = query.where(FindingRow.version == version)
+        with self._read() as session:
+            rows = session.scalars(query.order_by(FindingRow.tick, FindingRow.window, FindingRow.monitor))
+            return [(r.tick, Finding.from_json(r.finding)) for r in rows]
+
+    def quarantined(self) -> set[int]:
+        """Return the numbers of the windows that were found broken."""
+        return {f.window for _, f in self.findings() if f.answer is Answer.BROKEN}
+
+    def record_quality(self, quality: Quality) -> None:
+        """Remember a version's quality on a window; a repeated one replaces itself."""
+        with self._write() as session:
+            session.merge(
+                QualityRow(
+                    project=self.project,
+                    window=quality.window,
+                    version=quality.version,
+                    right=quality.right,
+                    rows=quality.rows,
+                    at=now(),
+                )
+            )
+
+    def qualities(self) -> list[Quality]:
+        """Return every recorded quality, by window and version."""
+        with self._read() as session:
+            query = select(QualityRow).where(QualityRow.project == self.project)
+            rows = session.scalars(query.order_by(QualityRow.window, QualityRow.version))
+            return [Quality(r.window, r.version, r.right, r.rows) for r in rows]
+
+    # splits
+
+    def seal(self, operation: str, digest: str, detail: Mapping[str, Any]) -> None:
+        """Seal a split under the operation that made it.
+
+        Raises
+        ------
+        InternalError
+            When the same operation was sealed with other rows: a row would change its role.
+        """
+        with self._write() as session:
+            row = session.get(SplitRow, operation)
+            if row is None:
+                session.add(
+                    SplitRow(operation=operation, project=self.project, digest=digest, detail=dict(detail), at=now())
+                )
+            elif row.digest != digest:
+                raise InternalError(
+                    f"the rows of {operation} changed after their split was sealed (digest {row.digest[:12]}…, "
+                    f"now {digest[:12]}…): the source's files were altered while a round ran; request a new round"
+                )
+
+    # rounds
+
+    def request_round(self, operation: str, window: int, cause: str, reasons: Sequence[str]) -> Round:
+        """Write a requested round; the same operation asks for the same round."""
+        with self._write() as session:
+            row = session.get(RoundRow, operation)
+            if row is None:
+                row = RoundRow(
+                    operation=operation,
+                    project=self.project,
+                    window=window,
+                    cause=cause,
+                    reasons=list(reasons),
+                    state="requested",
+                    epoch=self._epoch(session),
+                    lease_until=0.0,
+                    detail={},
+                    requested=now(),
+                )
+                session.add(row)
+            return _round(row)
+
+    @contextmanager
+    def lease(self, operation: str) -> Iterator[bool]:
+        """Hold a round: whoever leases it first runs it; a dead holder's lease frees itself.
+
+        Yields
+        ------
+        bool
+            False when another process holds it, or it is closed.
+        """
+        owner = f"{socket.gethostname()}:{os.getpid()}"
+        if not self._take(operation, owner):
+            yield False
+            return
+        stop = Event()
+        heart = Thread(target=self._beat, args=(operation, owner, stop), daemon=True)
+        heart.start()
+        try:
+            yield True
+        finally:
+            stop.set()
+            heart.join()
+            with self._write() as session:
+                mine = (RoundRow.operation == operation, RoundRow.owner == owner)
+                session.execute(update(RoundRow).where(*mine).values(lease_until=0.0))
+
+    def _take(self, operation: str, owner: str) -> bool:
+        with self._write() as session:
+            row = session.get(RoundRow, operation, with_for_update=True)
+            if row is None or row.state == "closed":
+                return False
+            if row.lease_until > time.time() and row.owner != owner and _alive(row.owner):
+                return False
+            row.owner, row.lease_until, row.state = owner, time.time() + LEASE_SECONDS, "running"
+            return True
+
+    def _beat(self, operation: str, owner: str, stop: Event) -> None:
+        while not stop.wait(LEASE_SECONDS / 4):
+            with self._write() as session:
+                mine = (RoundRow.operation == operation, RoundRow.owner == owner)
+                session.execute(update(RoundRow).where(*mine).values(lease_until=time.time() + LEASE_SECONDS))
+
+    def close_round(self, operation: str, outcome: str, detail: Mapping[str, Any]) -> None:
+        """Close a round with its outcome; closing it again changes nothing."""
+        with self._write() as session:
+            row = session.get(RoundRow, operation)
+            if row is not None and row.state != "closed":
+                row.state, row.outcome, row.detail, row.closed = "closed", outcome, dict(detail), now()
+
+    def rounds(self) -> list[Round]:
+        """Return every round, oldest first."""
+        with self._read() as session:
+            query = select(RoundRow).where(RoundRow.project == self.project)
+            return [_round(r) for r in session.scalars(query.order_by(RoundRow.requested, RoundRow.operation))]
+
+    # promotions
+
+    def promote(
+        self, operation: str, version: int, after: int, kind: str, detail: Mapping[str, Any]
+    ) -> Promotion | None:
+        """Take the epoch that follows ``after``; None when another promotion took it first.
+
+        The same operation gets the promotion that it made before.
+        """
+        done = next((p for p in self.promotions() if p.operation == operation), None)
+        if done is not None:
+            return done
+        row = PromotionRow(
+            project=self.project,
+            epoch=after + 1,
+            version=version,
+            operation=operation,
+            kind=kind,
+            detail=dict(detail),
+            at=now(),
+        )
+        try:
+            with self._write() as session:
+                if self._epoch(session) != after:
+                    return None
+                session.add(row)
+                session.flush()
+                return _promotion(row)
+        except ServiceError as error:
+            if isinstance(error.__cause__, IntegrityError):
+                return None
+            raise
+
+    def promotions(self) -> list[Promotion]:
+        """Return every change of champion, oldest first."""
+        with self._read() as session:
+            query = select(PromotionRow).where(PromotionRow.project == self.project)
+            return [_promotion(r) for r in session.scalars(query.order_by(PromotionRow.epoch))]
+
+    def restore(self, promotions: Sequence[Promotion]) -> None:
+        """Write promotions that the registry remembers and this journal does not."""
+        with self._write() as session:
+            for p in promotions:
+                session.merge(
+                    PromotionRow(
+                        project=self.project,
+                        epoch=p.epoch,
+                        version=p.version,
+                        operation=p.operation,
+                        kind=p.kind,
+                        detail=dict(p.detail),
+                        at=p.at,
+                    )
+                )
+
+    def _epoch(self, session: Session) -> int:
+        query = select(PromotionRow.epoch).where(PromotionRow.project == self.project)
+        return max(session.scalars(query), default=0)
+
+    # records
+
+    def record(self, kind: str, detail: Mapping[str, Any]) -> None:
+        """Remember anything else: an error, a quarantine, a repair."""
+        with self._write() as session:
+            session.add(RecordRow(project=self.project, kind=kind, detail=dict(detail), at=now()))
+
+    def records(self, kind: str | None = None) -> list[tuple[str, str, Mapping[str, Any]]]:
+        """Return (instant, kind, detail) of every record, oldest first."""
+        query = select(RecordRow).where(RecordRow.project == self.project)
+        if kind is not None:
+            query = query.where(RecordRow.kind == kind)
+        with self._read() as session:
+            return [(r.at, r.kind, r.detail) for r in session.scalars(query.order_by(RecordRow.id))]
+
+    @contextmanager
+    def _read(self) -> Iterator[Session]:
+        with _explained(self.engine), Session(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        with _explained(self.engine), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+
+def now() -> str:
+    """Return the present instant in UTC as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _connect(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.drivername.startswith("sqlite") and parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _make_durable)
+        event.listen(engine, "begin", _begin_at_once)
+    with _explained(engine):
+        _create_tables(engine)
+    return engine
+
+
+def _create_tables(engine: Engine) -> None:
+    with engine.begin() as connection:
+        Base.metadata.create_all(connection)
+        with Session(connection) as session:
+            row = session.get(Meta, "schema_version")
+            if row is None:
+                session.add(Meta(key="schema_version", value=str(SCHEMA_VERSION)))
+                session.commit()
+            elif int(row.value) != SCHEMA_VERSION:
+                raise ServiceError(
+                    f"the journal at {engine.url.render_as_string()} has schema version {row.value}, this trimtab "
+                    f"reads {SCHEMA_VERSION}; install the trimtab that wrote it, or name another journal.url"
+                )
+
+
+def _make_durable(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # SQLAlchemy sends BEGIN itself, below
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_at_once(connection: Any) -> None:
+    """Take SQLite's write lock at the start: a read that turns into a write can lose the race without waiting."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _explained(engine: Engine) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise ServiceError(
+            f"the journal at {engine.url.render_as_string()} did not take the write or the read "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}); check journal.url, the disk and its rights"
+        ) from error
+
+
+def _alive(owner: str | None) -> bool:
+    """Tell whether a lease's holder may still live: only a process of this machine can be known to be dead."""
+    host, _, pid = (owner or "").rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _round(row: RoundRow) -> Round:
+    return Round(
+        row.operation,
+        row.window,
+        row.cause,
+        tuple(row.reasons),
+        row.state,
+        row.outcome,
+        row.epoch,
+        row.detail,
+        row.requested,
+        row.closed,
+    )
+
+
+def _promotion(row: PromotionRow) -> Promotion:
+    return Promotion(row.epoch, row.version, row.operation, row.kind, row.detail, row.at)

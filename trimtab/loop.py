@@ -1,0 +1,212 @@
+"""The whole loop in plain Python: window after window, look, decide, and run the rounds that were decided."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from trimtab import champion, first, round
+from trimtab.benchmark import correctness
+from trimtab.champion import Serving
+from trimtab.data import Rows
+from trimtab.errors import DataError, TrimtabError
+from trimtab.journal import Quality, Round
+from trimtab.monitor import Answer, Finding, Monitor, Sample
+from trimtab.parts import Parts
+from trimtab.round import optimize
+from trimtab.trigger import Action, Decision
+from trimtab.window import MISSING_LABEL, Window
+
+__all__ = ["Report", "watch"]
+
+Optimize = Callable[[Parts, Round], Round]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What happened when one window closed.
+
+    Parameters
+    ----------
+    window
+        Its number; one more than the last where only late labels were looked at.
+    decision
+        What was decided; None at the end of the stream.
+    findings
+        What was found, also about earlier windows whose labels came.
+    round
+        The round that was run, or None.
+    problems
+        What somebody has to mend: broken rows, monitors that raised.
+    """
+
+    window: int
+    decision: Decision | None
+    findings: tuple[Finding, ...] = ()
+    round: Round | None = None
+    problems: tuple[str, ...] = field(default=())
+
+
+def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) -> Iterator[Report]:
+    """Look at every window that has closed and was not looked at, in order, and act.
+
+    A generator: each window is checked, decided and recorded when the next report is asked for. Cut
+    off anywhere and started again it goes on where it was.
+
+    Parameters
+    ----------
+    replay
+        Take the source for a whole stream: every window in it has closed, and after the last one all
+        labels are there. Otherwise windows close by the clock.
+    optimize
+        Runs a requested round; a flow passes its own around the same function.
+
+    Raises
+    ------
+    TrimtabError
+        When the first rows, a server or a stored file is not as it must be; the champion is unchanged.
+    """
+    serving = champion.reconcile(parts) or first.begin(parts)
+    for open_round in (r for r in parts.journal.rounds() if r.state != "closed" and r.cause != "first"):
+        yield Report(open_round.window, None, (), optimize(parts, open_round))
+    serving = champion.reconcile(parts) or serving
+    last = parts.source.last()
+    seen = max((w.number for w in parts.journal.windows()), default=0)
+    closed = [n for n in range(seen + 1, last + 1) if replay or _has_closed(parts, n)]
+    with parts.progress.stage("windows", len(closed)) as advance:
+        for number in closed:
+            report = _look(parts, number, optimize)
+            advance(f"window {number}: {report.decision.action if report.decision else ''}")
+            yield report
+    if replay:
+        problems, findings = _judge_labels(parts, champion.load(parts, _newest(parts)), last + _delay(parts))
+        yield Report(last + 1, None, tuple(findings), None, tuple(problems))
+
+
+def _has_closed(parts: Parts, number: int) -> bool:
+    closes = parts.source.closes(number, parts.start)
+    return number < parts.source.last() if closes is None else closes <= time.time()
+
+
+def _newest(parts: Parts) -> int:
+    return parts.journal.promotions()[-1].version
+
+
+def _delay(parts: Parts) -> int:
+    return parts.project.window.label_delay
+
+
+def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
+    begin = time.perf_counter()
+    serving = champion.load(parts, _newest(parts))
+    window = parts.window(number)
+    problems, findings = parts.executor.call(f"check window {number}", _check, parts, serving, window)
+    late_problems, late = _judge_labels(parts, serving, number)
+    findings = [*findings, *late]
+    parts.journal.record_findings(findings, serving.version, number)
+    decision = _decide(parts, serving, number)
+    asked = None
+    if decision.action is Action.OPTIMIZE:
+        asked = round.request(parts, number, decision.cause or "", decision.reasons)
+    elif decision.action is Action.QUARANTINE:
+        parts.journal.record("quarantine", {"window": number, "reasons": list(decision.reasons)})
+    parts.journal.record_window(
+        number, window.start, window.end, len(window.frame), serving.version, decision, time.perf_counter() - begin
+    )
+    done = optimize(parts, asked) if asked is not None else None
+    return Report(number, decision, tuple(findings), done, (*problems, *late_problems))
+
+
+def _decide(parts: Parts, serving: Serving, number: int) -> Decision:
+    rounds = [r for r in parts.journal.rounds() if r.cause != "first"]
+    last_round = max((r.window for r in rounds), default=None)
+    findings = parts.journal.findings(serving.version, after=-1 if last_round is None else last_round)
+    return parts.project.trigger.decide(number, [f for _, f in findings], last_round)
+
+
+def _check(parts: Parts, serving: Serving, window: Window) -> tuple[list[str], list[Finding]]:
+    """Run every monitor that needs no labels; those that guard first, and only them on broken rows."""
+    raw = Sample(serving.schema, window.frame, window.number)
+    guards = [m for m in parts.monitors if m.guards]
+    problems, findings = _ask(parts, guards, serving, raw)
+    if any(f.answer is Answer.BROKEN for f in findings):
+        return [*problems, *(r for f in findings for r in f.reasons)], findings
+    others = [m for m in parts.monitors if not m.guards and not m.needs_labels]
+    try:
+        frame = champion.unseen(parts, serving, window)
+        sample = champion.observe(serving.session, serving.schema, frame, window.number)
+    except DataError as error:
+        return [*problems, str(error)], [*findings, Finding("integrity", window.number, Answer.BROKEN, (str(error),))]
+    more_problems, more = _ask(parts, others, serving, sample)
+    return [*problems, *more_problems], [*findings, *more]
+
+
+def _ask(
+    parts: Parts, monitors: Sequence[Monitor], serving: Serving, sample: Sample
+) -> tuple[list[str], list[Finding]]:
+    problems: list[str] = []
+    findings: list[Finding] = []
+    for monitor in monitors:
+        try:
+            finding = monitor.check(serving.reference, sample, _alpha(parts))
+        except TrimtabError:
+            raise
+        except Exception as error:  # a plugin may raise anything, and the other monitors must still look
+            message = f"monitor {monitor.name!r} raised {type(error).__name__} on window {sample.number}: {error}"
+            parts.journal.record("error", {"monitor": monitor.name, "window": sample.number, "message": message})
+            problems.append(message)
+            finding = Finding(monitor.name, sample.number, Answer.UNKNOWN, (message,))
+        findings.append(finding)
+        if finding.answer in (Answer.MOVED, Answer.WORSE):
+            _explain(parts, monitor, serving, sample)
+    return problems, findings
+
+
+def _alpha(parts: Parts) -> float:
+    """Return one statistical monitor's share of the window's false alarms (Bonferroni over monitors)."""
+    return parts.project.monitors.false_alarms / max(1, sum(m.statistical for m in parts.monitors))
+
+
+def _explain(parts: Parts, monitor: Monitor, serving: Serving, sample: Sample) -> None:
+    path = parts.folder / "reports" / f"window-{sample.number}-{monitor.name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if monitor.report(serving.reference, sample, path):
+        parts.journal.record(
+            "report", {"window": sample.number, "monitor": monitor.name, "path": str(path), "version": serving.version}
+        )
+
+
+def _judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str], list[Finding]]:
+    """Judge windows whose labels have come by the time window ``closed`` closes; what has none yet waits."""
+    problems: list[str] = []
+    findings: list[Finding] = []
+    quarantined = parts.journal.quarantined()
+    due = [w for w in parts.journal.windows() if not w.labelled and w.number <= closed - _delay(parts)]
+    for record in due:
+        if record.number in quarantined:
+            continue
+        window = parts.window(record.number)
+        if not (serving.schema.encode_labels(window.frame) != MISSING_LABEL).any():
+            continue
+        frame = champion.unseen(parts, serving, window)
+        sample = champion.observe(serving.session, serving.schema, frame, record.number)
+        more_problems, more = _ask(parts, [m for m in parts.monitors if m.needs_labels], serving, sample)
+        _record_quality(parts, record.number, record.champion, serving, sample)
+        parts.journal.record_findings(more, serving.version, closed)
+        parts.journal.mark_labelled(record.number)
+        problems, findings = [*problems, *more_problems], [*findings, *more]
+    return problems, findings
+
+
+def _record_quality(parts: Parts, number: int, served: int | None, serving: Serving, sample: Sample) -> None:
+    """Record the quality of the champion that served, of the present and of the first, on the same rows."""
+    if sample.labels is None:
+        return
+    have = sample.labels != MISSING_LABEL
+    rows = Rows(sample.inputs, sample.labels, np.arange(len(sample), dtype=np.uint64)).take(have)
+    for version in {served or serving.version, serving.version, parts.journal.promotions()[0].version}:
+        right = correctness(champion.load(parts, version).session, rows)
+        parts.journal.record_quality(Quality(number, version, int(right.sum()), len(rows)))

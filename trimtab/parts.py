@@ -1,0 +1,147 @@
+"""A project's parts, found by name and connected: what every function of the loop is handed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab import discover
+from trimtab.benchmark import Runtime
+from trimtab.executor import Direct, Executor, Progress, Silent
+from trimtab.journal import Journal
+from trimtab.monitor import Monitor
+from trimtab.registry import Registry
+from trimtab.settings import Project
+from trimtab.technique import Trainer
+from trimtab.window import Source, Window
+
+if TYPE_CHECKING:
+    from trimtab.champion import Serving
+
+__all__ = ["Parts", "assemble"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that the loop works with.
+
+    Parameters
+    ----------
+    project
+        The settings.
+    source, monitors, trainer, runtime, registry
+        Plugins that the settings name.
+    journal
+        Of this project.
+    executor, progress
+        How steps are run and shown.
+    loaded
+        Versions that are loaded in this process, by number.
+    """
+
+    project: Project
+    source: Source
+    monitors: tuple[Monitor, ...]
+    trainer: Trainer
+    runtime: Runtime
+    registry: Registry
+    journal: Journal
+    executor: Executor = field(default_factory=Direct)
+    progress: Progress = field(default_factory=Silent)
+    loaded: dict[int, Serving] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The project's home."""
+        return self.project.folder
+
+    @property
+    def split_key(self) -> str:
+        """The key under which groups are hashed into roles; fixed at the first run."""
+        return self._fixed()[0]
+
+    @property
+    def start(self) -> int:
+        """Where window 1 begins (nanoseconds since 1970, or a row number); fixed at the first run."""
+        start = self._fixed()[1]
+        return self.source.begins() if start is None else start
+
+    def window(self, number: int) -> Window:
+        """Read one window."""
+        return self.source.read(number, self.start)
+
+    def _fixed(self) -> tuple[str, int | None]:
+        fixed = self.journal.fixed()
+        if fixed is None:
+            key = f"{self.project.name}:{self.project.seed}"
+            self.journal.begin(self.project.model_dump_json(), key, self.source.begins())
+            fixed = self.journal.fixed()
+        return fixed or ("", None)
+
+
+def assemble(
+    project: Project,
+    *,
+    beside: Path | None = None,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    registry: Registry | None = None,
+) -> Parts:
+    """Find and connect every part that a project names.
+
+    Parameters
+    ----------
+    beside
+        Folder whose modules the project's factory may come from; the project file's.
+    registry
+        Instead of the one that the settings name (tests pass an in-memory one).
+
+    Raises
+    ------
+    SettingsError, PluginError
+        Naming the setting, its value and the way out.
+    """
+    if beside is not None and str(beside.absolute()) not in sys.path:
+        sys.path.insert(0, str(beside.absolute()))
+    project.folder.mkdir(parents=True, exist_ok=True)
+    return Parts(
+        project=project,
+        source=source_of(project),
+        monitors=monitors_of(project),
+        trainer=discover.build("trainers", project.model.trainer, project.model.settings, "model"),
+        runtime=discover.build("runtimes", project.target.runtime, {}, "targets"),
+        registry=registry or registry_of(project),
+        journal=Journal(project.journal_url, project.name),
+        executor=executor or Direct(),
+        progress=progress or Silent(),
+    )
+
+
+def source_of(project: Project, **instead: Any) -> Source:
+    """Make the source that the project names, with some settings replaced (other files of the same kind)."""
+    settings = project.source.model_dump(exclude={"kind"})
+    window = {"every": project.window.every, "start": project.window.start}
+    source: Source = discover.build("sources", project.source.kind, {**settings, **window, **instead}, "source")
+    return source
+
+
+def monitors_of(project: Project) -> tuple[Monitor, ...]:
+    """Make the monitors that the project uses."""
+    settings = project.monitors
+    return tuple(discover.build("monitors", name, settings.settings(name), f"monitors.{name}") for name in settings.use)
+
+
+def registry_of(project: Project) -> Registry:
+    """Make the registry that the project names."""
+    project.folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "url": project.registry_url,
+        "model": project.name,
+        "experiment": project.name,
+        "artifacts": os.fspath((project.folder / "artifacts").absolute()),
+    }
+    registry: Registry = discover.build("registries", project.registry.kind, settings, "registry")
+    return registry

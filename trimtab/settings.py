@@ -1,0 +1,439 @@
+"""The project file, typed: defaults < YAML file < ``TRIMTAB_*`` environment < ``--set`` on the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from trimtab.benchmark import Target
+from trimtab.data import Role
+from trimtab.errors import SettingsError, nearest
+from trimtab.gate import Gate
+from trimtab.recipe import Recipe
+from trimtab.trigger import Trigger
+from trimtab.window import Feature
+
+__all__ = ["Project", "count_of"]
+
+ENVIRONMENT_PREFIX = "TRIMTAB_"
+
+
+def count_of(value: object, unit: str) -> int:
+    """Read ``"last 8 windows"``, ``"1 window"`` or a bare number as a count of ``unit``.
+
+    Examples
+    --------
+    >>> count_of("last 8 windows", "window"), count_of(3, "window")
+    (8, 3)
+    """
+    match = re.fullmatch(rf"(?:last\s+)?(\d+)(?:\s+{unit}s?)?", str(value).strip())
+    if match is None:
+        raise ValueError(f"{value!r} is not a number of {unit}s, such as '4 {unit}s'")
+    return int(match.group(1))
+
+
+def _windows(value: object) -> int:
+    return count_of(value, "window")
+
+
+def _every(value: object) -> object:
+    match = re.fullmatch(r"(\d+)\s+rows?", str(value).strip())
+    return int(match.group(1)) if match else value
+
+
+Windows = Annotated[int, BeforeValidator(_windows), Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of the project file that refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceSettings(Section):
+    """Where production rows come from.
+
+    Parameters
+    ----------
+    kind
+        Name of an installed source (``csv``, ``parquet``).
+    path
+        File or glob, relative to the working folder.
+    timestamp, label, prediction, id
+        Names of columns; the label may be missing or late.
+    """
+
+    kind: str = "parquet"
+    path: str
+    timestamp: str | None = None
+    label: str | None = None
+    prediction: str | None = None
+    id: str | None = None
+
+
+class WindowSettings(Section):
+    """How the stream is cut.
+
+    Parameters
+    ----------
+    every
+        Length of a window: a time (``7d``, ``12h``) or a number of rows (``1344 rows``).
+    start
+        Instant or row at which window 1 begins; rows before it train the first champion.
+        Without it that is one window after the first row.
+    label_delay
+        Windows that pass until a window's labels are used. Labels that are missing by then count
+        whenever they come.
+    """
+
+    every: Annotated[str | int, BeforeValidator(_every)]
+    start: str | int | None = None
+    label_delay: Windows = 0
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _dates_are_text(cls, value: object) -> object:
+        return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+class Split(Section):
+    """Shares of the groups in each role; they sum to 1."""
+
+    train: float = Field(default=0.6, gt=0, lt=1)
+    calibration: float = Field(default=0.1, gt=0, lt=1)
+    search: float = Field(default=0.1, gt=0, lt=1)
+    judge: float = Field(default=0.2, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Split:
+        total = sum(self.shares.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(
+                f"the shares of train, calibration, search and judge must sum to 1, they sum to {total:.3f}"
+            )
+        return self
+
+    @property
+    def shares(self) -> dict[Role, float]:
+        """Share by role."""
+        return {
+            Role.TRAIN: self.train,
+            Role.CALIBRATION: self.calibration,
+            Role.SEARCH: self.search,
+            Role.JUDGE: self.judge,
+        }
+
+
+class DataSettings(Section):
+    """Which labelled rows a round works on.
+
+    Parameters
+    ----------
+    train
+        Number of newest labelled windows (``last 4 windows``).
+    replay
+        Share of the training rows drawn from older windows, against forgetting.
+    group
+        Column that names what a row is a picture of; a group keeps one role for ever.
+    block
+        Number of consecutive rows that share a role, where neighbours in time resemble each other.
+    split
+        Shares of the roles.
+    golden
+        File of rows (same columns) that must never be forgotten; ``gate.keep`` judges it.
+    reference_rows
+        Most held-back rows kept with a version as its drift reference.
+    """
+
+    train: Windows = 8
+    replay: float = Field(default=0.2, ge=0, lt=1)
+    group: str | None = None
+    block: int | None = Field(default=None, ge=1)
+    split: Split = Split()
+    golden: str | None = None
+    reference_rows: int = Field(default=2000, ge=1)
+
+
+class ModelSettings(Section):
+    """How the first champion is built; everything beside these two is a setting of the trainer.
+
+    Parameters
+    ----------
+    trainer
+        Name of an installed trainer.
+    metric
+        What quality means. ``accuracy`` is the share of right predictions.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    trainer: str = "torch.classifier"
+    metric: Literal["accuracy"] = "accuracy"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The trainer's own settings."""
+        return dict(self.model_extra or {})
+
+
+class MonitorsSettings(Section):
+    """Which monitors look at each window; a key with a monitor's name holds its settings.
+
+    Parameters
+    ----------
+    use
+        Names of installed monitors.
+    false_alarms
+        Probability that a quiet window alarms, shared among the statistical monitors.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    use: tuple[str, ...] = ("integrity", "evidently.drift", "performance")
+    false_alarms: float = Field(default=0.05, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _extras_are_monitors(self) -> MonitorsSettings:
+        for key in self.model_extra or {}:
+            if key not in self.use:
+                known = [*self.use, "use", "false_alarms"]
+                raise ValueError(f"unknown key {key!r}; neither a setting nor a monitor in use.{nearest(key, known)}")
+        return self
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Settings of one monitor."""
+        return dict((self.model_extra or {}).get(name) or {})
+
+
+class OptimizeSettings(Section):
+    """What a round tries.
+
+    Parameters
+    ----------
+    techniques
+        Names, or one-key mappings of a name to its settings, in the order in which they apply. A
+        list as a setting's value means: try each.
+    candidates
+        Most candidates of a round.
+    minutes
+        Time for building them; what is not built by then is left out, with the reason.
+    recipes
+        Recipes to try first, written out.
+    threads
+        Threads that building may use.
+    """
+
+    techniques: tuple[str | dict[str, dict[str, Any]], ...] = (
+        "finetune",
+        {"prune.channel": {"ratio": [0.5, 0.7]}},
+        "distill",
+        "export",
+        "quantize.static",
+    )
+    candidates: int = Field(default=12, ge=1)
+    minutes: float = Field(default=20, gt=0)
+    recipes: tuple[Recipe, ...] = ()
+    threads: int = Field(default=1, ge=1)
+
+    @property
+    def choices(self) -> list[tuple[str, dict[str, Any]]]:
+        """Names and settings of the techniques, in order."""
+        pairs: list[tuple[str, dict[str, Any]]] = []
+        for item in self.techniques:
+            pairs.extend([(item, {})] if isinstance(item, str) else [(k, dict(v or {})) for k, v in item.items()])
+        return pairs
+
+
+class RegistrySettings(Section):
+    """Where versions are registered.
+
+    Parameters
+    ----------
+    kind
+        Name of an installed registry.
+    url
+        Its address; by default a SQLite file in the project's home.
+    """
+
+    kind: str = "mlflow"
+    url: str | None = None
+
+
+class JournalSettings(Section):
+    """Where the journal is kept: a SQLAlchemy URL; by default a SQLite file in the project's home."""
+
+    url: str | None = None
+
+
+class Project(BaseSettings):
+    """One project file: a model, its data, and what keeping it well means.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "p.yaml"
+    >>> _ = path.write_text("name: p\\nsource: {path: rows.csv}\\nwindow: {every: 7d}\\nfeatures: {x: {}}\\n")
+    >>> Project.load(path, ["gate.confidence=0.9"]).gate.confidence
+    0.9
+    """
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__"
+    )
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    seed: int = 0
+    home: Path | None = None
+    source: SourceSettings
+    features: dict[str, Feature] = Field(min_length=1)
+    window: WindowSettings
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    monitors: MonitorsSettings = MonitorsSettings()
+    trigger: Trigger = Trigger()
+    targets: tuple[Target, ...] = Field(default=(Target(),), min_length=1, max_length=1)
+    optimize: OptimizeSettings = OptimizeSettings()
+    gate: Gate = Gate()
+    registry: RegistrySettings = RegistrySettings()
+    journal: JournalSettings = JournalSettings()
+
+    _file: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Say which source wins: ``--set``, then the environment, then the file."""
+        return init_settings, EnvSettingsSource(settings_cls), InitSettingsSource(settings_cls, cls._file)
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Project:
+        """Read a project file.
+
+        Parameters
+        ----------
+        path
+            The YAML file.
+        overrides
+            ``key.key=value`` each, the value as YAML.
+
+        Raises
+        ------
+        SettingsError
+            Listing every problem at once, each with its key, value, rule and the nearest right key.
+        """
+        content = _read_yaml(path)
+        _check_environment(list(cls.model_fields))
+        reader = type(cls.__name__, (cls,), {"_file": content, "__module__": cls.__module__})
+        try:
+            project = reader(**_nest(overrides))
+        except ValidationError as error:
+            raise SettingsError(_explain(error, path, cls)) from error
+        return cls.model_construct(**{name: getattr(project, name) for name in cls.model_fields})
+
+    @property
+    def folder(self) -> Path:
+        """The project's home: journal, steps, packages, reports; ``.trimtab/NAME`` by default."""
+        return Path(self.home) if self.home is not None else Path(".trimtab") / self.name
+
+    @property
+    def journal_url(self) -> str:
+        """Where the journal is."""
+        return self.journal.url or f"sqlite:///{(self.folder / 'journal.db').absolute()}"
+
+    @property
+    def registry_url(self) -> str:
+        """Where the registry is."""
+        return self.registry.url or f"sqlite:///{(self.folder / 'mlflow.db').absolute()}"
+
+    @property
+    def target(self) -> Target:
+        """What the model must be fast on."""
+        return self.targets[0]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        beside = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise SettingsError(
+            f"project file {str(path)!r} cannot be read: {error.strerror}.{nearest(path.name, beside)}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} holds a {type(content).__name__}; a project file is a mapping of settings")
+    return content
+
+
+def _nest(overrides: Sequence[str]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for item in overrides:
+        key, sign, text = item.partition("=")
+        if not sign or not key:
+            raise SettingsError(f"--set {item!r} is not of the form key.key=value")
+        place = nested
+        *parents, last = key.split(".")
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        try:
+            place[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"--set {key}: {text!r} is not valid YAML") from error
+    return nested
+
+
+def _check_environment(fields: Sequence[str]) -> None:
+    """Refuse ``TRIMTAB_GAT__CONFIDENCE``: a misspelt variable must not be silently without effect."""
+    for variable in os.environ:
+        head, nested, _ = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        if variable.startswith(ENVIRONMENT_PREFIX) and nested and head not in fields:
+            raise SettingsError(f"environment variable {variable}: no setting {head!r}.{nearest(head, fields)}")
+
+
+def _explain(error: ValidationError, path: Path, root: type[BaseModel]) -> str:
+    lines = [f"{path}: {len(error.errors())} problem(s)"]
+    for problem in error.errors():
+        at = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = _siblings(root, problem["loc"][:-1])
+            lines.append(f"  {at}: unknown key; there are {', '.join(known)}.{nearest(str(problem['loc'][-1]), known)}")
+        elif problem["type"] == "missing":
+            lines.append(f"  {at}: required, and not set")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            shown = "" if isinstance(problem.get("input"), Mapping) else f", got {problem.get('input')!r}"
+            lines.append(f"  {at}: {message}{shown}")
+    return "\n".join(lines)
+
+
+def _siblings(root: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Return the keys that are right at ``location``."""
+    model: Any = root
+    for part in location:
+        fields = getattr(model, "model_fields", None)
+        if fields is None or part not in fields:
+            continue
+        annotation = fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next((o for o in options if hasattr(o, "model_fields")), model)
+    return list(model.model_fields)

@@ -1,0 +1,164 @@
+"""What the journal and the registry know of a project, as plain values: for status, tables, metrics and flows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trimtab.errors import TrimtabError
+from trimtab.journal import Journal, Quality, Round
+from trimtab.monitor import Answer, Finding
+from trimtab.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+
+__all__ = ["describe", "gained", "mean_quality", "window_rows"]
+
+
+def describe(journal: Journal, registry: Registry | None) -> dict[str, Any]:
+    """Return everything worth telling as JSON values.
+
+    Parameters
+    ----------
+    registry
+        Asked for aliases and versions; a silent one is told as ``registry_up: false``.
+    """
+    promotions, rounds = journal.promotions(), [r for r in journal.rounds() if r.cause != "first"]
+    return {
+        "project": journal.project,
+        "state": state(rounds, bool(promotions)),
+        "champion": promotions[-1].version if promotions else None,
+        "epoch": promotions[-1].epoch if promotions else 0,
+        "windows": window_rows(journal),
+        "rounds": [_round(r) for r in rounds],
+        "promotions": [
+            {"epoch": p.epoch, "version": p.version, "kind": p.kind, "operation": p.operation, "at": p.at}
+            for p in promotions
+        ],
+        "quality": mean_quality(journal),
+        "gained": gained(journal),
+        "reports": [dict(detail) for _, _, detail in journal.records("report")],
+        "errors": [{"at": at, **detail} for at, _, detail in journal.records("error")],
+        **_registry(registry),
+    }
+
+
+def state(rounds: Sequence[Round], begun: bool) -> str:
+    """Return ``new``, ``optimizing``, ``degraded`` (the champion is known to be worse and nothing won) or ``serving``."""
+    if any(r.state != "closed" for r in rounds):
+        return "optimizing"
+    ended = [r for r in rounds if r.outcome in ("promoted", "degraded", "kept", "failed")]
+    if ended and (ended[-1].outcome == "degraded" or (ended[-1].outcome == "failed" and ended[-1].degrades)):
+        return "degraded"
+    return "serving" if begun else "new"
+
+
+def _registry(registry: Registry | None) -> dict[str, Any]:
+    if registry is None:
+        return {"registry_up": None, "aliases": {}, "versions": []}
+    try:
+        registry.ready()
+        return {
+            "registry_up": True,
+            "aliases": {a: n for a in (CHAMPION, PREVIOUS, CHALLENGER) if (n := registry.alias(a)) is not None},
+            "versions": [
+                {"version": v.number, "files": dict(v.digests), "tags": dict(v.tags)} for v in registry.versions()
+            ],
+            "links": dict(registry.links()),
+        }
+    except TrimtabError as error:
+        return {"registry_up": False, "aliases": {}, "versions": [], "registry_error": str(error)}
+
+
+def _round(asked: Round) -> dict[str, Any]:
+    return {
+        "operation": asked.operation,
+        "window": asked.window,
+        "cause": asked.cause,
+        "reasons": list(asked.reasons),
+        "state": asked.state,
+        "outcome": asked.outcome,
+        "requested": asked.requested,
+        "closed": asked.closed,
+        **{k: asked.detail[k] for k in ("candidates", "rows", "version", "champion", "error") if k in asked.detail},
+    }
+
+
+def window_rows(journal: Journal) -> list[dict[str, Any]]:
+    """Return one row a window: what was found when it closed, what was decided, who served, how well."""
+    found: dict[int, list[Finding]] = {}
+    for tick, finding in journal.findings():
+        found.setdefault(tick, []).append(finding)
+    qualities = {(q.window, q.version): q for q in journal.qualities()}
+    rows = []
+    for w in journal.windows():
+        quality = qualities.get((w.number, w.champion or 0))
+        rows.append(
+            {
+                "window": w.number,
+                "start": w.start,
+                "end": w.end,
+                "rows": w.rows,
+                "finding": _worst(found.get(w.number, [])),
+                "findings": [f.to_json() for f in found.get(w.number, [])],
+                "decision": w.action.value if w.action is not None else None,
+                "reasons": list(w.reasons),
+                "champion": w.champion,
+                "quality": None if quality is None or not quality.rows else quality.value,
+                "labelled_rows": 0 if quality is None else quality.rows,
+                "at": w.at,
+            }
+        )
+    return rows
+
+
+def _worst(findings: Sequence[Finding]) -> str:
+    """Return the worst answer; ``unknown`` of one monitor does not hide that the others are fine."""
+    answers = {f.answer for f in findings}
+    order = (Answer.BROKEN, Answer.WORSE, Answer.MOVED, Answer.FINE, Answer.UNKNOWN)
+    return next((a.value for a in order if a in answers), Answer.UNKNOWN.value)
+
+
+def mean_quality(journal: Journal) -> dict[str, float | int | None]:
+    """Return the mean quality over windows of the champions that served, and of the first had it stayed."""
+    promotions = journal.promotions()
+    by_key = {(q.window, q.version): q for q in journal.qualities() if q.rows}
+    served = {w.number: w.champion for w in journal.windows()}
+    pairs = [
+        (by_key[n, v], by_key[n, promotions[0].version])
+        for n, v in served.items()
+        if v is not None and (n, v) in by_key and (n, promotions[0].version) in by_key
+    ]
+    if not pairs:
+        return {"windows": 0, "served": None, "never_replaced": None}
+    return {
+        "windows": len(pairs),
+        "served": math.fsum(a.value for a, _ in pairs) / len(pairs),
+        "never_replaced": math.fsum(b.value for _, b in pairs) / len(pairs),
+    }
+
+
+def gained(journal: Journal) -> Mapping[str, Any] | None:
+    """Return what the present champion gained over the first, on the labelled windows that it served since."""
+    promotions = journal.promotions()
+    if len(promotions) < 2 or promotions[-1].version == promotions[0].version:
+        return None
+    first, last = promotions[0].version, promotions[-1].version
+    asked = next((r for r in journal.rounds() if r.operation == promotions[-1].operation), None)
+    closed = asked.window if asked is not None else 0
+    after = {q.window for q in journal.qualities() if q.version == last and q.window > closed}
+    shares = {version: _share(journal.qualities(), version, after) for version in (first, last)}
+    return {
+        "first": first,
+        "champion": last,
+        "windows": sorted(after),
+        "rows": shares[last][1],
+        "quality_before": shares[first][0],
+        "quality_after": shares[last][0],
+        **(asked.detail.get("against_first", {}) if asked is not None else {}),
+    }
+
+
+def _share(qualities: Sequence[Quality], version: int, windows: set[int]) -> tuple[float | None, int]:
+    mine = [q for q in qualities if q.version == version and q.window in windows]
+    rows = sum(q.rows for q in mine)
+    return (sum(q.right for q in mine) / rows if rows else None), rows
