@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -67,7 +68,9 @@ class QuantizeStatic:
     gives: ClassVar[str] = ONNX
     renews_parent: ClassVar[bool] = False
     needs_data: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = False
     experimental: ClassVar[bool] = False
+    libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -91,7 +94,7 @@ class QuantizeStatic:
             prepared = Path(scratch) / "prepared.onnx"
             try:
                 self._prepare(model.folder / "model.onnx", prepared)
-                nodes = quantizable(onnx.load(str(prepared)).graph.node)
+                nodes = quantizable(list(onnx.load(str(prepared)).graph.node))
                 self._quantize(prepared, job.folder / "model.onnx", nodes, rows)
             except (DataError, PluginError):
                 raise
@@ -111,7 +114,7 @@ class QuantizeStatic:
         """Infer every shape and fold constants, without which the quantizer misses nodes."""
         quant_pre_process(str(source), str(target), auto_merge=True)
 
-    def _quantize(self, source: Path, target: Path, nodes: Sequence[str], rows: Rows) -> None:
+    def _quantize(self, source: Path, target: Path, nodes: Sequence[onnx.NodeProto], rows: Rows) -> None:
         if not nodes:
             raise PluginError(
                 "quantize.static finds nothing to quantize: the graph has no convolution or matrix product "
@@ -122,7 +125,9 @@ class QuantizeStatic:
             str(target),
             _Reader(rows),
             quant_format=quantization.QuantFormat.QDQ,
-            nodes_to_quantize=list(nodes),
+            nodes_to_quantize=[n.name for n in nodes],
+            # Left to itself it would also calibrate preprocessing, where missing numbers are NaN.
+            op_types_to_quantize=sorted({n.op_type for n in nodes}),
             per_channel=self.per_channel,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
@@ -130,31 +135,32 @@ class QuantizeStatic:
         )
 
 
-def quantizable(nodes: Sequence[onnx.NodeProto]) -> list[str]:
-    """Name the weighted nodes and those downstream of one, softmax excepted: what lies before is preprocessing."""
+def quantizable(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Return the weighted nodes and those downstream of one, softmax excepted: what lies before is preprocessing."""
     reached: set[str] = set()
-    named: list[str] = []
+    chosen: list[onnx.NodeProto] = []
     weighted = False
     for node in nodes:
         if node.op_type in WEIGHTED or reached & set(node.input):
             weighted = weighted or node.op_type in WEIGHTED
             reached |= set(node.output)
             if node.op_type not in FLOAT_ONLY:
-                named.append(node.name)
-    return named if weighted else []
+                chosen.append(node)
+    return chosen if weighted else []
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Feeds rows to onnxruntime's calibrator, a few at a time."""
+    """Feeds rows to onnxruntime's calibrator, a few at a time, and always as many: its histograms ask for that."""
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
         self._start = 0
+        self._chunk = max(d for d in range(1, CHUNK + 1) if len(rows) % d == 0)
 
     def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
         """Return the next rows as model inputs, or None at the end."""
-        part = np.arange(self._start, min(self._start + CHUNK, len(self._rows)))
-        self._start += CHUNK
+        part = np.arange(self._start, min(self._start + self._chunk, len(self._rows)))
+        self._start += self._chunk
         return dict(self._rows.take(part).inputs) if len(part) else None
 
 
@@ -168,7 +174,7 @@ def _calibration_rows(data: Data, most: int) -> Rows:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Drop what onnxruntime's quantizer logs on the root logger below an error, and nothing that others log."""
+    """Drop what onnxruntime's quantizer prints, and logs on the root logger below an error."""
     root, null = logging.getLogger(), logging.NullHandler()
 
     def severe(record: logging.LogRecord) -> bool:
@@ -177,7 +183,8 @@ def _quiet() -> Iterator[None]:
     root.addHandler(null)  # without one, logging.warning() would install a handler for good
     root.addFilter(severe)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         root.removeFilter(severe)
         root.removeHandler(null)

@@ -53,7 +53,9 @@ class Distill:
     gives: ClassVar[str] = FLOAT
     renews_parent: ClassVar[bool] = False
     needs_data: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = True
     experimental: ClassVar[bool] = False
+    libraries: ClassVar[tuple[str, ...]] = ("torch",)
 
     def __post_init__(self) -> None:
         check_settings(self.name, asdict(self))

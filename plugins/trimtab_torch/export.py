@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -64,7 +64,6 @@ class Serving(nn.Module):
         """Map raw inputs to probabilities ``[rows, classes]`` and, where there is one, embedding ``[rows, width]``."""
         logits = self.network(*self.preprocess(*raw))
         probabilities = torch.softmax(logits, dim=1)
-        # A clone, since an output that is also an input of the head would take the head's name for it.
         return (probabilities, self.seen.pop()) if self.embeds else (probabilities,)
 
 
@@ -95,7 +94,9 @@ class Export:
     gives: ClassVar[str] = ONNX
     renews_parent: ClassVar[bool] = False
     needs_data: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = False
     experimental: ClassVar[bool] = False
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
 
     def __post_init__(self) -> None:
         if not 18 <= self.opset <= 23:
@@ -110,7 +111,7 @@ class Export:
             raise PluginError(f"model does not export: feature {taken.pop()!r} has the name of an output; rename it")
         with workbench(job):
             serving = Serving(loaded.preprocess, loaded.network, _embedder(loaded)).eval()
-            proto = _clean(_feed_text(self._trace(serving, schema), schema))
+            proto = _clean(_feed_text(_name_inputs(self._trace(serving, schema), schema), schema))
             self._check_opset(proto)
             _write(proto, job.folder / FILE)
             _compare(serving, schema, data, job.folder / FILE, job.threads)
@@ -119,7 +120,7 @@ class Export:
 
     def _trace(self, serving: Serving, schema: Schema) -> onnx.ModelProto:
         rows = torch.export.Dim("rows")
-        names = [_inner(i.name) if i.dtype == "text" else i.name for i in schema.inputs]
+        names = [_placeholder(at) for at in range(len(schema.inputs))]
         try:
             with _quiet():
                 program = torch.onnx.export(
@@ -166,8 +167,34 @@ def _embedder(model: FloatModel) -> nn.Module | None:
     return linear[-1] if ranks == [2] else None
 
 
-def _inner(name: str) -> str:
+def _placeholder(at: int) -> str:
+    return f"trimtab.input.{at}"
+
+
+def _codes(name: str) -> str:
     return f"{name}.codes"
+
+
+def _name_inputs(proto: onnx.ModelProto, schema: Schema) -> onnx.ModelProto:
+    """Give the inputs the schema's names, and other names to inner values that the exporter called the same."""
+    names = [_codes(i.name) if i.dtype == "text" else i.name for i in schema.inputs]
+    taken = {*names, *(i.name for i in schema.inputs)}
+    inner = {v for node in proto.graph.node for v in node.output} | {t.name for t in proto.graph.initializer}
+    new = {name: f"{name}.inner" for name in inner & taken}
+    new |= {_placeholder(at): name for at, name in enumerate(names)}
+    _rename(proto.graph, new)
+    return proto
+
+
+def _rename(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:
+    for holder in (*graph.input, *graph.value_info, *graph.initializer):
+        holder.name = new.get(holder.name, holder.name)
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [new.get(v, v) for v in values]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g, new)
 
 
 def _feed_text(proto: onnx.ModelProto, schema: Schema) -> onnx.ModelProto:
@@ -180,8 +207,8 @@ def _feed_text(proto: onnx.ModelProto, schema: Schema) -> onnx.ModelProto:
     del graph.input[:]
     encoders = []
     for given in inputs:
-        name = given.name.removesuffix(".codes")
-        if given.name != _inner(name) or name not in levels:
+        name = given.name.removesuffix(_codes(""))
+        if given.name == name or name not in levels:
             graph.input.append(given)
             continue
         graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.STRING, ["rows", 1]))

@@ -68,7 +68,9 @@ class PruneChannel:
     gives: ClassVar[str] = FLOAT
     renews_parent: ClassVar[bool] = False
     needs_data: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = False
     experimental: ClassVar[bool] = False
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning")
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:

@@ -44,7 +44,9 @@ class Finetune:
     gives: ClassVar[str] = FLOAT
     renews_parent: ClassVar[bool] = True
     needs_data: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = False
     experimental: ClassVar[bool] = False
+    libraries: ClassVar[tuple[str, ...]] = ("torch",)
 
     def __post_init__(self) -> None:
         check_settings(self.name, asdict(self))
@@ -81,7 +83,9 @@ class Scratch:
     gives: ClassVar[str] = FLOAT
     renews_parent: ClassVar[bool] = True
     needs_data: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = False
     experimental: ClassVar[bool] = False
+    libraries: ClassVar[tuple[str, ...]] = ("torch",)
 
     def __post_init__(self) -> None:
         check_settings(self.name, asdict(self))
