@@ -204,7 +204,7 @@ class _FileSource(ABC):
             return self._parse(path)
         except (OSError, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
             raise DataError(
-                f"source.path: {path} cannot be read as {self._format}: {error}; mend or remove the file, "
+                f"source.path: {path} cannot be read as {self._format}: {str(error).strip()}; mend or remove the file, "
                 "or narrow source.path"
             ) from error
 
