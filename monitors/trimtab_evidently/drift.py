@@ -193,7 +193,7 @@ def _not_judged(table: Table) -> tuple[str, ...]:
 def _explain(shift: Shift, table: Table) -> str:
     before, now = table.reference[shift.column].dropna(), table.current[shift.column].dropna()
     if table.kinds[shift.column] == "numeric":
-        what = f"mean {before.mean():.4g} to {now.mean():.4g}, sd {before.std():.4g} to {now.std():.4g}"
+        what = f"mean {_mean(before)} to {_mean(now)}, sd {before.std():.4g} to {now.std():.4g}"
         unit = " sd"
     else:
         level, old, new = _most_moved(before, now)
@@ -203,6 +203,12 @@ def _explain(shift: Shift, table: Table) -> str:
         f"{shift.column} moved: {what}; effect {shift.effect:.2f}{unit}, limit {shift.limit:g}; "
         f"adjusted p {shift.p:.0e}"
     )
+
+
+def _mean(values: pd.Series[Any]) -> str:
+    """Word the mean; rounding noise around 0 reads 0."""
+    mean = float(values.mean())
+    return "0" if abs(mean) < 1e-9 * float(values.std()) else f"{mean:.4g}"
 
 
 def _most_moved(before: pd.Series[Any], now: pd.Series[Any]) -> tuple[str, float, float]:

@@ -61,12 +61,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Components:
-    """Principal components of an embedding, fitted on the reference.
+    """Principal components of an embedding.
 
     Parameters
     ----------
     mean
-        Of the reference ``[width]``.
+        Of the rows that they were fitted on ``[width]``.
     axes
         Orthonormal directions of largest variance first ``[width, components]``.
 
@@ -138,7 +138,8 @@ def tabulate(reference: Sample, current: Sample, components: int) -> Table:
     """Return the statistics of both samples.
 
     Features as they are; of each tensor ``<name>.mean``, ``.sd`` and ``.gradient``; ``confidence``, the
-    champion's largest probability; ``embedding.1`` … of its last hidden layer; and ``<name>.missing``
+    champion's largest probability; ``embedding.1`` … of its last hidden layer,
+    fitted on both samples together; and ``<name>.missing``
     of each feature that misses values in either sample.
 
     Parameters
@@ -223,7 +224,12 @@ def _add_embedding(table: _Draft, reference: Sample, current: Sample, components
             "reference: fit the reference again after a promotion"
         )
         return
-    fitted = Components.fit(reference.embedding, components)
+    if min(np.isfinite(e).all(axis=1).sum() for e in (reference.embedding, current.embedding)) < 2:
+        table.skipped["embedding"] = "the champion gives values that are not finite: check its inputs"
+        return
+    # on both samples alike: components fitted on the reference alone vary more there than in any new
+    # sample of the same kind (128 wide, 200 rows: sd 1.8 to 1), and a quiet window would alarm
+    fitted = Components.fit(np.concatenate([reference.embedding, current.embedding]), components)
     before, now = fitted.project(reference.embedding), fitted.project(current.embedding)
     for i in range(before.shape[1]):
         table.add(f"embedding.{i + 1}", "numeric", before[:, i], now[:, i])

@@ -1,0 +1,114 @@
+"""A champion that got worse is found; one that did not is left alone at the promised rate."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from trimtab.monitor import Answer, Sample
+from trimtab.window import Schema
+from trimtab_evidently.performance import Performance, Share, chance_of_fall
+
+SCHEMA = Schema(columns=())
+
+
+def sample(hits: int, n: int, unlabelled: int = 0, number: int = 1) -> Sample:
+    labels = np.r_[np.zeros(n, np.int64), np.full(unlabelled, -1)]
+    said = np.r_[np.arange(n) >= hits, np.zeros(unlabelled, bool)].astype(int)
+    output = np.array([[0.9, 0.1], [0.1, 0.9]], np.float32)[said]
+    return Sample(SCHEMA, pd.DataFrame(index=range(n + unlabelled)), number, probabilities=output, labels=labels)
+
+
+def alarm_rate(before: float, now: float, n: int, alpha: float, windows: int = 300) -> float:
+    rng = np.random.default_rng(0)
+    hits = zip(rng.binomial(n, before, windows), rng.binomial(n, now, windows), strict=True)
+    monitor = Performance()
+    return float(np.mean([monitor.check(sample(b, n), sample(c, n), alpha).answer == Answer.WORSE for b, c in hits]))
+
+
+@pytest.mark.parametrize(("before", "now", "rate"), [(0.98, 0.60, 1.0), (0.75, 0.68, 0.95), (0.98, 0.94, 0.95)])
+def test_a_fall_is_found(before: float, now: float, rate: float) -> None:
+    assert alarm_rate(before, now, 1300, alpha=0.025) >= rate
+
+
+@pytest.mark.parametrize("accuracy", [0.5, 0.75, 0.98])
+@pytest.mark.parametrize("n", [50, 300])
+def test_no_fall_alarms_at_most_at_alpha(accuracy: float, n: int) -> None:
+    assert alarm_rate(accuracy, accuracy, n, alpha=0.05) <= 0.05
+
+
+@given(n=st.integers(50, 200), m=st.integers(50, 200), p=st.floats(0.5, 1.0), alpha=st.sampled_from([0.01, 0.05]))
+@settings(max_examples=10, deadline=None)
+def test_the_chance_of_a_false_alarm_is_at_most_alpha_exactly(n: int, m: int, p: float, alpha: float) -> None:
+    likely = [i for i in range(n + 1) if binom.pmf(i, n, p) > 1e-6]
+    rate = 0.0
+    for i in likely:  # the p-value grows with the hits: all up to the last that alarms do
+        alarming = bisect_right(range(m + 1), alpha, key=lambda j: chance_of_fall(Share(i, n), Share(j, m)))
+        rate += binom.pmf(i, n, p) * binom.cdf(alarming - 1, m, p)
+    assert rate <= alpha
+
+
+def test_a_large_but_uncertain_fall_and_a_certain_but_small_one_are_fine() -> None:
+    monitor = Performance()
+    assert monitor.check(sample(45, 50), sample(42, 50), 0.05).answer == Answer.FINE
+    assert monitor.check(sample(99_000, 100_000), sample(98_200, 100_000), 0.05).answer == Answer.FINE
+    assert Performance(max_drop=0.005).check(sample(99_000, 100_000), sample(98_200, 100_000), 0.05).reasons
+
+
+def test_a_better_champion_is_fine() -> None:
+    finding = Performance().check(sample(700, 1000), sample(990, 1000), 0.05)
+    assert finding.answer == Answer.FINE
+    assert finding.scores["drop"] == pytest.approx(-0.29)
+
+
+def test_the_reason_gives_both_accuracies_and_their_rows() -> None:
+    finding = Performance().check(sample(784, 800), sample(900, 1300), 0.05)
+    assert "from 0.980 (800 rows of the reference) to 0.692 (1300 labelled rows)" in finding.reasons[0]
+    assert finding.scores["accuracy"] == pytest.approx(900 / 1300)
+    assert finding.scores["reference_accuracy"] == pytest.approx(0.98)
+    assert finding.scores["n"] == 1300
+
+
+def test_rows_without_a_label_do_not_count() -> None:
+    assert Performance().check(sample(98, 100), sample(98, 100, unlabelled=900), 0.05).scores["n"] == 100
+
+
+def test_too_few_labels_are_unknown_and_the_number_needed_is_named() -> None:
+    finding = Performance().check(sample(98, 100), sample(10, 49, unlabelled=700), 0.05)
+    assert finding.answer == Answer.UNKNOWN
+    assert finding.reasons == ("needs 50 labelled rows (setting min_rows) in window 1, which has 49",)
+    assert Performance().check(sample(5, 20), sample(98, 100), 0.05).reasons[0].endswith("the reference, which has 20")
+
+
+def test_no_output_of_the_champion_is_unknown() -> None:
+    silent = Sample(SCHEMA, pd.DataFrame(index=range(90)), labels=np.zeros(90, np.int64))
+    finding = Performance().check(sample(98, 100), silent, 0.05)
+    assert finding.answer == Answer.UNKNOWN
+    assert "champion's output is missing" in finding.reasons[0]
+
+
+def test_an_output_that_is_not_finite_is_wrong() -> None:
+    broken = sample(100, 100)
+    assert broken.probabilities is not None
+    broken.probabilities[:] = np.nan
+    finding = Performance().check(sample(98, 100), broken, 0.05)
+    assert finding.answer == Answer.WORSE
+    assert finding.scores["accuracy"] == 0
+
+
+@pytest.mark.parametrize("wrong", [{"max_drop": -0.1}, {"max_drop": 1}, {"min_rows": 9}])
+def test_a_setting_against_its_rule_is_refused(wrong: dict[str, float]) -> None:
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(ValueError, match=f"{name} must be .*got {value}"):
+        Performance(**wrong)
+
+
+def test_it_writes_no_page(tmp_path: Path) -> None:
+    assert not Performance().report(sample(5, 5), sample(5, 5), tmp_path / "page.html")
