@@ -184,7 +184,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="module")
 def champion(digits: Bench) -> Model:
-    return Classifier(RESNET).fit(digits.data, digits.job())
+    return Classifier(RESNET, epochs=8).fit(digits.data, digits.job())
 
 
 def test_residual_network_learns_digits_and_half_of_it_nearly_as_much(digits: Bench, champion: Model) -> None:

@@ -66,6 +66,9 @@ class SmallResNet(nn.Module):
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(widths[-1], classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # He et al. 2015: steadier over few epochs than torch's default
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images ``[rows, channels, H, W]`` to logits ``[rows, classes]``."""
