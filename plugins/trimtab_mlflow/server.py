@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import mlflow
 import requests
@@ -39,6 +39,8 @@ DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https")
 PROBE_SECONDS = 4.0
 MESSAGE_LENGTH = 400
+# User and password of an address, up to the last @: an unquoted password may hold @, / and #.
+SECRET = re.compile(r"(?<=://)([^:/@]*):(.*)@")
 # Statuses that say "not now" or "not you" rather than "you asked for something impossible".
 REFUSALS = (401, 403, 408, 429)
 
@@ -99,10 +101,7 @@ def shown(url: str) -> str:
     >>> shown("http://me:secret@host:5000")
     'http://me:***@host:5000'
     """
-    parts = urlsplit(url)
-    if not parts.password:
-        return url
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{parts.netloc.rpartition('@')[2]}"))
+    return SECRET.sub(r"\1:***@", url, count=1)
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -251,6 +250,6 @@ def _worded(error: Exception, url: str) -> TrimtabError:
 def _first_line(error: Exception, url: str) -> str:
     """Return the first line of a message, without the address's password."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    password = urlsplit(url).password
+    secret = SECRET.search(url)
     line = lines[0].replace(url, shown(url))
-    return (line.replace(password, "***") if password else line)[:MESSAGE_LENGTH]
+    return (line.replace(secret[2], "***") if secret and secret[2] else line)[:MESSAGE_LENGTH]
