@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from trimtab.errors import PluginError, SettingsError, nearest
 
-__all__ = ["KINDS", "Kind", "build", "find", "installed", "load_object"]
+__all__ = ["KINDS", "Kind", "build", "find", "installed", "load_object", "make"]
 
 Kind = Literal[
     "monitors",
@@ -76,7 +77,7 @@ def find(kind: Kind, name: str) -> type[Any]:
 
 
 def build(kind: Kind, name: str, settings: Mapping[str, Any], where: str) -> Any:
-    """Make the plugin ``name`` with ``settings`` as its dataclass fields, checked against their types.
+    """Make the plugin ``name`` with ``settings``, checked against the types of its dataclass fields.
 
     Parameters
     ----------
@@ -88,14 +89,19 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any], where: str) -> Any
     SettingsError
         For an unknown setting (with the nearest right one) or a value against its type or rule.
     """
-    cls = find(kind, name)
-    fields = [f.name for f in dataclasses.fields(cls) if f.init]
+    made: Any = make(find(kind, name), name, settings, where)
+    return made
+
+
+def make(cls: type[Any], name: str, settings: Mapping[str, Any], where: str) -> Any:
+    """Make a plugin of a class that is at hand; as :func:`build`, without looking it up."""
+    fields = list(inspect.signature(cls).parameters)
     for key in settings:
         if key not in fields:
             have = ", ".join(fields) or "none"
             raise SettingsError(f"{where}: unknown setting {key!r}; {name} has {have}.{nearest(key, fields)}")
     try:
-        return TypeAdapter(cls).validate_python(dict(settings))
+        return TypeAdapter(cls).validate_python(dict(settings)) if dataclasses.is_dataclass(cls) else cls(**settings)
     except ValidationError as error:
         first = error.errors()[0]
         at = ".".join([where, *(str(part) for part in first["loc"])])
