@@ -1,0 +1,1 @@
+"""The loop as Prefect flows: a record of every run, retries, artifacts and events, and nothing that decides."""

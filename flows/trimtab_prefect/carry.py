@@ -1,0 +1,50 @@
+"""What a runner hands to flows beside their parameters: things that are no JSON, and settings that hold secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from trimtab.parts import Parts, assemble
+from trimtab.settings import Project
+from trimtab_prefect.executor import PrefectExecutor
+
+__all__ = ["carrying", "open_parts", "shown"]
+
+# User and password of an address, up to the last @: an unquoted password may hold @, / and #.
+SECRET = re.compile(r"(?<=://)([^:/@]*):(.*)@")
+
+_CARRIED: ContextVar[Parts | None] = ContextVar("trimtab_prefect_parts", default=None)
+
+
+@contextmanager
+def carrying(parts: Parts) -> Iterator[None]:
+    """Let the flows that are called inside work with ``parts``, in place of assembling their own."""
+    token = _CARRIED.set(parts)
+    try:
+        yield
+    finally:
+        _CARRIED.reset(token)
+
+
+def open_parts(config: str, overrides: Sequence[str]) -> Parts:
+    """Return the parts that a runner carries here, or assemble them from the flow's own parameters."""
+    carried = _CARRIED.get()
+    if carried is not None:
+        return carried
+    path = Path(config)
+    return assemble(Project.load(path, overrides), beside=path.parent, executor=PrefectExecutor())
+
+
+def shown(overrides: Sequence[str]) -> list[str]:
+    """Return overrides as a flow run's parameters show them: without passwords in addresses.
+
+    Examples
+    --------
+    >>> shown(["seed=1", "registry.url=http://me:secret@host:5000"])
+    ['seed=1', 'registry.url=http://me:***@host:5000']
+    """
+    return [SECRET.sub(r"\1:***@", item, count=1) for item in overrides]

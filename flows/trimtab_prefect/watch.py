@@ -1,0 +1,48 @@
+"""The flow that looks at windows."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from trimtab import loop
+from trimtab.journal import Round
+from trimtab.loop import Report
+from trimtab.parts import Parts
+from trimtab_prefect import tell
+from trimtab_prefect.carry import carrying, open_parts
+from trimtab_prefect.optimize import optimize
+
+__all__ = ["watch"]
+
+
+@flow(name="watch", persist_result=False)
+def watch(config: str, overrides: list[str] | None = None, replay: bool = False) -> list[Report]:
+    """Look at every window that has closed and was not looked at, and act.
+
+    Parameters
+    ----------
+    config
+        Path of the project file.
+    overrides
+        ``key.key=value`` each.
+    replay
+        Take the source for a whole stream: every window in it has closed.
+
+    Raises
+    ------
+    TrimtabError
+        As :func:`trimtab.loop.watch` does.
+    """
+    parts = open_parts(config, overrides or ())
+
+    def run_round(parts: Parts, asked: Round) -> Round:
+        tell.drift(parts, tell.found_at(parts, asked.window))
+        tell.round_requested(parts, asked)
+        with carrying(parts):
+            return optimize(config, overrides, asked.cause, asked.operation)
+
+    reports = []
+    for report in loop.watch(parts, replay=replay, optimize=run_round):
+        tell.window_closed(parts, report)
+        reports.append(report)
+    return reports
