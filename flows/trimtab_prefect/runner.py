@@ -50,10 +50,10 @@ class PrefectRunner:
 def _ready(config: Path, overrides: Sequence[str], progress: Progress) -> Iterator[None]:
     """Connect the parts while the server starts: both take seconds, and a wrong setting need not wait for it."""
     project = Project.load(config, overrides)
-    with server.reached() as wait:
+    with _quiet(), server.reached() as wait:
         parts = assemble(project, beside=config.parent, executor=PrefectExecutor(), progress=progress)
         wait()
-        with _explained(), _quiet(), carrying(parts):
+        with _explained(), carrying(parts):
             yield
 
 
@@ -70,13 +70,22 @@ def _explained() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the logs of runs from the terminal: what failed is raised here, and Prefect keeps the rest."""
-    loggers = [logging.getLogger(name) for name in ("prefect.flow_runs", "prefect.task_runs")]
-    before = [logger.propagate for logger in loggers]
-    for logger in loggers:
+    """Keep from the terminal what runs log (what failed is raised here, and Prefect keeps the rest) and waits."""
+    runs = [logging.getLogger(name) for name in ("prefect.flow_runs", "prefect.task_runs")]
+    senders = [logging.getLogger(name) for name in ("EventsWorker", "APILogWorker")]
+    before = [logger.propagate for logger in runs]
+    for logger in runs:
         logger.propagate = False
+    for logger in senders:
+        logger.addFilter(_is_error)
     try:
         yield
     finally:
-        for logger, propagates in zip(loggers, before, strict=True):
+        for logger in senders:
+            logger.removeFilter(_is_error)
+        for logger, propagates in zip(runs, before, strict=True):
             logger.propagate = propagates
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR

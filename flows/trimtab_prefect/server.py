@@ -1,7 +1,6 @@
 """Prefect's API for one run: the server that PREFECT_API_URL names, or an embedded one that dies with this process.
 
-Prefect's own temporary server is a process that outlives a killed parent. This one reads its standard
-input and ends when that closes, which the kernel does whatever becomes of the parent.
+Prefect's own temporary server is a process that outlives a killed parent. :mod:`trimtab_prefect.served` does not.
 """
 
 from __future__ import annotations
@@ -11,15 +10,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
-import uvicorn
 from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from prefect.settings import (
@@ -99,7 +95,7 @@ def _embedded() -> Iterator[tuple[str, Callable[[], None]]]:
 def _spawn(listening: socket.socket, log: IO[bytes]) -> subprocess.Popen[bytes]:
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
     return subprocess.Popen(  # noqa: S603 (our own module)
-        [sys.executable, "-m", __name__, str(listening.fileno())],
+        [sys.executable, "-m", "trimtab_prefect.served", str(listening.fileno())],
         env={"PREFECT_SERVER_ANALYTICS_ENABLED": "false", **os.environ, **settings},
         stdin=subprocess.PIPE,
         stdout=log,
@@ -135,23 +131,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
     if process.stdin is not None:
         process.stdin.close()
-
-
-def _die_with_parent() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(0)
-
-
-def _serve(descriptor: int) -> None:
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    from prefect.server.api.server import create_app
-
-    app = create_app(ephemeral=True, final=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on")).run(
-        sockets=[socket.socket(fileno=descriptor)]
-    )
-
-
-if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
