@@ -300,13 +300,18 @@ class Journal:
                         end=end,
                         rows=rows,
                         champion=champion,
-                        labelled=False,
+                        labelled=self._judged(session, number),
                         action=decision.action.value,
                         reasons=list(decision.reasons),
                         seconds=seconds,
                         at=now(),
                     )
                 )
+
+    def _judged(self, session: Session, number: int) -> bool:
+        """Tell whether the window's labels were there, and used, before it was recorded."""
+        query = select(QualityRow.version).where(QualityRow.project == self.project, QualityRow.window == number)
+        return session.scalars(query.limit(1)).first() is not None
 
     def mark_labelled(self, number: int) -> None:
         """Remember that a window's labels were used."""

@@ -69,12 +69,14 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
     TrimtabError
         When the first rows, a server or a stored file is not as it must be; the champion is unchanged.
     """
-    serving = champion.reconcile(parts) or first.begin(parts)
-    for open_round in (r for r in parts.journal.rounds() if r.state != "closed" and r.cause != "first"):
-        yield Report(open_round.window, None, (), optimize(parts, open_round))
-    serving = champion.reconcile(parts) or serving
-    last = parts.source.last()
+    if champion.reconcile(parts) is None or any(r.cause == "first" for r in _open_rounds(parts)):
+        first.begin(parts)
     seen = max((w.number for w in parts.journal.windows()), default=0)
+    # the round of a window that was not recorded is asked for again, and run, when that window is looked at
+    for open_round in (r for r in _open_rounds(parts) if r.window <= seen):
+        yield Report(open_round.window, None, (), optimize(parts, open_round))
+    champion.reconcile(parts)
+    last = parts.source.last()
     closed = [n for n in range(seen + 1, last + 1) if replay or _has_closed(parts, n)]
     with parts.progress.stage("windows", len(closed)) as advance:
         for number in closed:
@@ -84,6 +86,10 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
     if replay:
         problems, findings = _judge_labels(parts, champion.load(parts, _newest(parts)), last + _delay(parts))
         yield Report(last + 1, None, tuple(findings), None, tuple(problems))
+
+
+def _open_rounds(parts: Parts) -> list[Round]:
+    return [r for r in parts.journal.rounds() if r.state != "closed"]
 
 
 def _has_closed(parts: Parts, number: int) -> bool:
@@ -104,9 +110,8 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     serving = champion.load(parts, _newest(parts))
     window = parts.window(number)
     problems, findings = parts.executor.call(f"check window {number}", _check, parts, serving, window)
-    late_problems, late = _judge_labels(parts, serving, number)
-    findings = [*findings, *late]
     parts.journal.record_findings(findings, serving.version, number)
+    late_problems, late = _judge_labels(parts, serving, number)
     decision = _decide(parts, serving, number)
     asked = None
     if decision.action is Action.OPTIMIZE:
@@ -117,11 +122,11 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
         number, window.start, window.end, len(window.frame), serving.version, decision, time.perf_counter() - begin
     )
     done = optimize(parts, asked) if asked is not None else None
-    return Report(number, decision, tuple(findings), done, (*problems, *late_problems))
+    return Report(number, decision, (*findings, *late), done, (*problems, *late_problems))
 
 
 def _decide(parts: Parts, serving: Serving, number: int) -> Decision:
-    rounds = [r for r in parts.journal.rounds() if r.cause != "first"]
+    rounds = [r for r in parts.journal.rounds() if r.cause != "first" and r.window < number]
     last_round = max((r.window for r in rounds), default=None)
     findings = parts.journal.findings(serving.version, after=-1 if last_round is None else last_round)
     return parts.project.trigger.decide(number, [f for _, f in findings], last_round)
@@ -184,19 +189,22 @@ def _judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str
     problems: list[str] = []
     findings: list[Finding] = []
     quarantined = parts.journal.quarantined()
-    due = [w for w in parts.journal.windows() if not w.labelled and w.number <= closed - _delay(parts)]
-    for record in due:
-        if record.number in quarantined:
+    recorded = parts.journal.windows()
+    due = {w.number: w.champion for w in recorded if not w.labelled and w.number <= closed - _delay(parts)}
+    if not _delay(parts) and closed not in {w.number for w in recorded}:
+        due[closed] = serving.version
+    for number, served in due.items():
+        if number in quarantined:
             continue
-        window = parts.window(record.number)
+        window = parts.window(number)
         if not (serving.schema.encode_labels(window.frame) != MISSING_LABEL).any():
             continue
         frame = champion.unseen(parts, serving, window)
-        sample = champion.observe(serving.session, serving.schema, frame, record.number)
+        sample = champion.observe(serving.session, serving.schema, frame, number)
         more_problems, more = _ask(parts, [m for m in parts.monitors if m.needs_labels], serving, sample)
-        _record_quality(parts, record.number, record.champion, serving, sample)
+        _record_quality(parts, number, served, serving, sample)
         parts.journal.record_findings(more, serving.version, closed)
-        parts.journal.mark_labelled(record.number)
+        parts.journal.mark_labelled(number)
         problems, findings = [*problems, *more_problems], [*findings, *more]
     return problems, findings
 
