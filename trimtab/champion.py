@@ -217,7 +217,6 @@ def _remember(parts: Parts) -> None:
         return
     tagged = {int(v.tags["trimtab.epoch"]): v for v in parts.registry.versions() if "trimtab.epoch" in v.tags}
     if tagged:
-        parts.split_key  # noqa: B018 (writes the project's row, which the promotions refer to)
         kinds = dict.fromkeys(tagged, "promote") | {min(tagged): "first"}
         parts.journal.restore(
             [

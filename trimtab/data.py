@@ -32,7 +32,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded rows: inputs ``[rows, ...]`` by name, class indices ``[rows]`` (int64), group codes ``[rows]`` (uint64)."""
+    """Encoded rows: inputs ``[rows, ...]`` by name, class indices (int64 ``[rows]``), groups (uint64 ``[rows]``)."""
 
     inputs: Arrays
     labels: npt.NDArray[np.int64]
@@ -78,7 +78,7 @@ class Data:
         if not folder.is_dir():
             with fill_folder(folder) as draft:
                 for role, rows in roles.items():
-                    named = {f"input.{k}": v for k, v in rows.inputs.items()}
+                    named: dict[str, Any] = {f"input.{k}": v for k, v in rows.inputs.items()}
                     np.savez(draft / f"{role}.npz", labels=rows.labels, groups=rows.groups, **named)
         return cls(folder, sha256_folder(folder))
 
@@ -118,7 +118,7 @@ def assign(
     --------
     >>> half = {Role.TRAIN: 0.5, Role.JUDGE: 0.5}
     >>> roles, groups = assign(["a", "b", "a"], half, "key")
-    >>> roles[0] == roles[2] and groups[0] == groups[2]
+    >>> bool(roles[0] == roles[2] and groups[0] == groups[2])
     True
     """
     if abs(sum(shares.values()) - 1.0) > 1e-6:

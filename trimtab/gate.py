@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -74,10 +74,11 @@ class Gate(BaseModel):
     Examples
     --------
     >>> from trimtab.benchmark import Latency
-    >>> champion = Scores(np.ones(400), np.arange(400, dtype=np.uint64), Latency(1, 1, Interval(1, 1, 1), False), 100, 1)
+    >>> same = Latency(1.0, 1.0, Interval(1.0, 1.0, 1.0), False)
+    >>> champion = Scores(np.ones(400), np.arange(400, dtype=np.uint64), same, 100, 1.0)
     >>> worse = Scores(np.r_[np.zeros(40), np.ones(360)], champion.groups, champion.latency, 100, 0.9)
     >>> Gate().judge(worse, champion, champion).reasons[0]
-    'quality fell by 0.100 (0.071 to 0.133) on 400 rows, at most 0.010 allowed'
+    'quality fell by 0.100 (0.069 to 0.130) on 400 rows, at most 0.010 allowed'
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -94,7 +95,9 @@ class Gate(BaseModel):
         """Return the confidence of one interval when ``comparisons`` candidates are judged."""
         return 1 - (1 - self.confidence) / max(1, comparisons)
 
-    def judge(self, challenger: Scores, champion: Scores, anchor: Scores, comparisons: int = 1) -> Verdict:
+    def judge(
+        self, challenger: Scores, champion: Scores, anchor: Scores, comparisons: int = 1, repair: bool = False
+    ) -> Verdict:
         """Judge a challenger.
 
         Parameters
@@ -104,26 +107,24 @@ class Gate(BaseModel):
             measured beside the champion at :meth:`level`'s confidence.
         comparisons
             Number of candidates judged in this round.
+        repair
+            Whether the round was opened because the champion is worse: then nothing but a proven
+            rise of quality will do, however fast or small the challenger is.
         """
         level = self.level(comparisons)
+        quality = _quality("quality", challenger.judged, champion.judged, champion.groups, self.max_quality_drop, level)
+        total = _quality(
+            "quality against the anchor", challenger.judged, anchor.judged, champion.groups, self.max_total_drop, level
+        )
         rulings = [
-            _quality("quality", challenger.judged, champion.judged, champion.groups, self.max_quality_drop, level),
-            _total(challenger.judged, anchor.judged, champion.groups, self.max_total_drop, level),
+            _repairs(quality) if repair else quality,
+            _erodes_not(total, quality),
             self._speed(challenger),
             self._size(challenger, champion),
         ]
         if len(champion.golden):
-            rulings.append(
-                _quality(
-                    "quality on the golden rows",
-                    challenger.golden,
-                    champion.golden,
-                    champion.golden_groups,
-                    self.keep,
-                    level,
-                    counts=False,
-                )
-            )
+            golden = challenger.golden, champion.golden, champion.golden_groups
+            rulings.append(replace(_quality("quality on the golden rows", *golden, self.keep, level), gain=None))
         return _conclude(rulings)
 
     def _speed(self, challenger: Scores) -> Ruling:
@@ -149,11 +150,12 @@ class Gate(BaseModel):
 
 @dataclass(frozen=True)
 class Ruling:
-    """One objective's answer."""
+    """One objective's answer: its reason, the objective where it is a gain, and the bare measurement in words."""
 
     outcome: Outcome
     reason: str
     gain: str | None = None
+    said: str = ""
 
 
 def _conclude(rulings: Sequence[Ruling]) -> Verdict:
@@ -175,7 +177,6 @@ def _quality(
     groups: npt.NDArray[np.uint64],
     margin: float,
     level: float,
-    counts: bool = True,
 ) -> Ruling:
     if len(champion) == 0:
         return Ruling(Outcome.UNKNOWN, f"{name}: no rows to judge on")
@@ -184,21 +185,27 @@ def _quality(
     if not math.isfinite(change.value):
         return Ruling(Outcome.UNKNOWN, f"{name}: not a number")
     if change.high < -margin:
-        return Ruling(Outcome.REJECTED, f"{said}, at most {margin:.3f} allowed")
+        return Ruling(Outcome.REJECTED, f"{said}, at most {margin:.3f} allowed", said=said)
     if change.low < -margin:
         needed = rows_needed(disagreement(challenger, champion), margin, level)
-        return Ruling(Outcome.UNKNOWN, f"{said}: cannot decide a margin of {margin:.3f}, needs {needed} rows")
-    return Ruling(Outcome.PASSED, said, name if counts and change.low > 0 else None)
+        why = f"cannot decide a margin of {margin:.3f}, needs {needed} rows"
+        return Ruling(Outcome.UNKNOWN, f"{said}: {why}", said=said)
+    return Ruling(Outcome.PASSED, said, name if change.low > 0 else None, said)
 
 
-def _total(
-    challenger: npt.NDArray[np.float64],
-    anchor: npt.NDArray[np.float64],
-    groups: npt.NDArray[np.uint64],
-    margin: float,
-    level: float,
-) -> Ruling:
-    return _quality("quality against the anchor", challenger, anchor, groups, margin, level, counts=False)
+def _repairs(quality: Ruling) -> Ruling:
+    """Demand a proven rise where the champion is known to be worse."""
+    measured = bool(quality.said) and quality.outcome is not Outcome.REJECTED
+    if measured and quality.gain is None:
+        return Ruling(Outcome.REJECTED, f"{quality.said}: no proven rise, which is what the round was opened for")
+    return quality
+
+
+def _erodes_not(total: Ruling, quality: Ruling) -> Ruling:
+    """Guard against many small losses that add up; a challenger proven better than the champion adds none."""
+    if total.outcome is Outcome.UNKNOWN and total.said and quality.gain is not None:
+        return Ruling(Outcome.PASSED, f"{total.said}: undecided, but proven better than the champion")
+    return replace(total, gain=None)
 
 
 def _change(name: str, change: Interval, rows: int) -> str:
@@ -231,7 +238,7 @@ def paired_difference(
     --------
     >>> a, b = np.array([1.0, 1, 1, 1]), np.array([1.0, 1, 0, 0])
     >>> f"{paired_difference(a, b, np.arange(4, dtype=np.uint64), 0.95):.2f}"
-    '0.50 (-0.37 to 1.00)'
+    '0.50 (-0.26 to 0.93)'
     """
     difference = challenger - champion
     effect = design_effect(difference, groups)

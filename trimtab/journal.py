@@ -247,7 +247,7 @@ class Journal:
     Examples
     --------
     >>> journal = Journal("sqlite://", "p")
-    >>> journal.begin(config="{}", split_key="k", start=None)
+    >>> journal.begin(config="{}", split_key="k")
     >>> journal.promote("first", version=1, after=0, kind="first", detail={}).epoch
     1
     >>> journal.promote("late", version=2, after=0, kind="promote", detail={}) is None
@@ -260,23 +260,36 @@ class Journal:
 
     # projects
 
-    def begin(self, config: str, split_key: str, start: int | None) -> None:
-        """Remember the project; what was fixed at its first run stays."""
+    def begin(self, config: str, split_key: str) -> None:
+        """Remember the project and its newest settings; the split key of its first run stays."""
         with self._write() as session:
             row = session.get(ProjectRow, self.project)
             if row is None:
                 session.add(
-                    ProjectRow(name=self.project, config=config, split_key=split_key, start=start, created=now())
+                    ProjectRow(name=self.project, config=config, split_key=split_key, start=None, created=now())
                 )
             else:
                 row.config = config
-                row.start = start if row.start is None else row.start
 
-    def fixed(self) -> tuple[str, int | None] | None:
-        """Return the split key and the start of window 1, or None before the first run."""
+    def fix_start(self, start: int) -> None:
+        """Remember where window 1 begins; the first to say so is right."""
+        with self._write() as session:
+            where = (ProjectRow.name == self.project, ProjectRow.start.is_(None))
+            session.execute(update(ProjectRow).where(*where).values(start=start))
+
+    def fixed(self) -> tuple[str, int | None]:
+        """Return the split key, and the start of window 1 once it is known.
+
+        Raises
+        ------
+        InternalError
+            Before :meth:`begin`.
+        """
         with self._read() as session:
             row = session.get(ProjectRow, self.project)
-            return None if row is None else (row.split_key, row.start)
+            if row is None:
+                raise InternalError(f"project {self.project!r} was not begun in this journal")
+            return row.split_key, row.start
 
     def config(self) -> str:
         """Return the settings of the last run as JSON."""

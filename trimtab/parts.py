@@ -61,25 +61,20 @@ class Parts:
     @property
     def split_key(self) -> str:
         """The key under which groups are hashed into roles; fixed at the first run."""
-        return self._fixed()[0]
+        return self.journal.fixed()[0]
 
     @property
     def start(self) -> int:
         """Where window 1 begins (nanoseconds since 1970, or a row number); fixed at the first run."""
-        start = self._fixed()[1]
-        return self.source.begins() if start is None else start
+        start = self.journal.fixed()[1]
+        if start is None:
+            start = self.source.begins()
+            self.journal.fix_start(start)
+        return start
 
     def window(self, number: int) -> Window:
         """Read one window."""
         return self.source.read(number, self.start)
-
-    def _fixed(self) -> tuple[str, int | None]:
-        fixed = self.journal.fixed()
-        if fixed is None:
-            key = f"{self.project.name}:{self.project.seed}"
-            self.journal.begin(self.project.model_dump_json(), key, self.source.begins())
-            fixed = self.journal.fixed()
-        return fixed or ("", None)
 
 
 def assemble(
@@ -107,6 +102,8 @@ def assemble(
     if beside is not None and str(beside.absolute()) not in sys.path:
         sys.path.insert(0, str(beside.absolute()))
     project.folder.mkdir(parents=True, exist_ok=True)
+    journal = Journal(project.journal_url, project.name)
+    journal.begin(project.model_dump_json(), f"{project.name}:{project.seed}")
     return Parts(
         project=project,
         source=source_of(project),
@@ -114,7 +111,7 @@ def assemble(
         trainer=discover.build("trainers", project.model.trainer, project.model.settings, "model"),
         runtime=discover.build("runtimes", project.target.runtime, {}, "targets"),
         registry=registry or registry_of(project),
-        journal=Journal(project.journal_url, project.name),
+        journal=journal,
         executor=executor or Direct(),
         progress=progress or Silent(),
     )

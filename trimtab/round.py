@@ -112,7 +112,7 @@ def _run(parts: Parts, asked: Round) -> None:
     run = parts.executor.call("log round", parts.registry.log_round, context.round_log(parts))
     entries = build(parts, serving, prepared)
     entries, (reigning, approved) = _measure(parts, asked, serving, anchor, prepared, entries)
-    entries = _judge(parts, entries, reigning, approved)
+    entries = _judge(parts, entries, reigning, approved, asked.degrades)
     logged = log_candidates(parts, context, run, entries)
     return _conclude(parts, context, run, entries, logged, choose(parts, entries))
 
@@ -207,11 +207,11 @@ def _measured(parts: Parts, measure: Callable[[str, str, Model], Scores], entry:
         return dataclasses.replace(entry, error=str(error))
 
 
-def _judge(parts: Parts, entries: list[Entry], reigning: Scores, anchor: Scores) -> list[Entry]:
+def _judge(parts: Parts, entries: list[Entry], reigning: Scores, anchor: Scores, repair: bool) -> list[Entry]:
     comparisons = sum(e.scores is not None for e in entries)
     gate = parts.project.gate
     return [
-        dataclasses.replace(e, verdict=gate.judge(e.scores, reigning, anchor, comparisons)) if e.scores else e
+        dataclasses.replace(e, verdict=gate.judge(e.scores, reigning, anchor, comparisons, repair)) if e.scores else e
         for e in entries
     ]
 

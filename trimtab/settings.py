@@ -214,7 +214,7 @@ class MonitorsSettings(Section):
         return self
 
     def settings(self, name: str) -> dict[str, Any]:
-        """Settings of one monitor."""
+        """Return the settings of one monitor."""
         return dict((self.model_extra or {}).get(name) or {})
 
 
@@ -279,13 +279,13 @@ class JournalSettings(Section):
 
 
 class Project(BaseSettings):
-    """One project file: a model, its data, and what keeping it well means.
+    r"""One project file: a model, its data, and what keeping it well means.
 
     Examples
     --------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "p.yaml"
-    >>> _ = path.write_text("name: p\\nsource: {path: rows.csv}\\nwindow: {every: 7d}\\nfeatures: {x: {}}\\n")
+    >>> _ = path.write_text("name: p\nsource: {path: rows.csv}\nwindow: {every: 7d}\nfeatures: {x: {}}\n")
     >>> Project.load(path, ["gate.confidence=0.9"]).gate.confidence
     0.9
     """
@@ -370,9 +370,23 @@ class Project(BaseSettings):
         return self.targets[0]
 
 
+class PlainLoader(yaml.SafeLoader):
+    """Reads YAML with the booleans of YAML 1.2: ``on``, ``off``, ``yes`` and ``no`` are words (``trigger.on``)."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {
+        first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:bool"]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"
+)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), PlainLoader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         beside = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise SettingsError(
@@ -396,7 +410,7 @@ def _nest(overrides: Sequence[str]) -> dict[str, Any]:
         for parent in parents:
             place = place.setdefault(parent, {})
         try:
-            place[last] = yaml.safe_load(text)
+            place[last] = yaml.load(text, PlainLoader)  # noqa: S506 (a SafeLoader)
         except yaml.YAMLError as error:
             raise SettingsError(f"--set {key}: {text!r} is not valid YAML") from error
     return nested

@@ -43,7 +43,7 @@ def describe(journal: Journal, registry: Registry | None) -> dict[str, Any]:
 
 
 def state(rounds: Sequence[Round], begun: bool) -> str:
-    """Return ``new``, ``optimizing``, ``degraded`` (the champion is known to be worse and nothing won) or ``serving``."""
+    """Return ``new``, ``optimizing``, ``serving``, or ``degraded``: the champion is worse and nothing won."""
     if any(r.state != "closed" for r in rounds):
         return "optimizing"
     ended = [r for r in rounds if r.outcome in ("promoted", "degraded", "kept", "failed")]

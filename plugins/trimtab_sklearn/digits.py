@@ -80,8 +80,8 @@ class Part:
 def write_stream(folder: Path, seed: int) -> None:
     """Write the demo's rows to ``folder`` as parquet files.
 
-    ``history.parquet`` (week 0) holds 2,400 captures of 800 scans for the first champion,
-    ``window-1.parquet`` to ``window-8.parquet`` 800 captures each of the other 997 scans, one week
+    ``stream/history.parquet`` (week 0) holds 2,400 captures of 800 scans for the first champion,
+    ``stream/window-1.parquet`` to ``stream/window-8.parquet`` 800 captures each of the other 997 scans, one week
     after the other, and ``golden.parquet`` 1,500 captures of any scan by the old scanner. Weeks begin on
     Mondays at 00:00 UTC, the first on 2026-01-05. From window 5 on another scanner captures: less
     contrast, brighter, blurred, noisier.
@@ -101,11 +101,11 @@ def write_stream(folder: Path, seed: int) -> None:
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> write_stream(folder, seed=0)
-    >>> len(list(folder.glob("window-*.parquet")))
+    >>> len(list(folder.glob("stream/window-*.parquet")))
     8
     """
     originals, digits = _originals()
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stream").mkdir(parents=True, exist_ok=True)
     first_row = 0
     for number, part in enumerate(_parts(seed, len(originals))):
         rng = np.random.default_rng([seed, 1 + number])
@@ -129,10 +129,10 @@ def _parts(seed: int, scans: int) -> Iterator[Part]:
     shuffled = rng.permutation(scans)
     history, pool = shuffled[:HISTORY_SCANS], shuffled[HISTORY_SCANS:]
     repeats = -(-HISTORY_ROWS // len(history))
-    yield Part("history", rng.permutation(np.tile(history, repeats)[:HISTORY_ROWS]), OLD_SCANNER, 0)
+    yield Part("stream/history", rng.permutation(np.tile(history, repeats)[:HISTORY_ROWS]), OLD_SCANNER, 0)
     for number in range(1, WINDOWS + 1):
         scanner = OLD_SCANNER if number < DRIFT_WINDOW else NEW_SCANNER
-        yield Part(f"window-{number}", rng.choice(pool, WINDOW_ROWS, replace=False), scanner, number)
+        yield Part(f"stream/window-{number}", rng.choice(pool, WINDOW_ROWS, replace=False), scanner, number)
     yield Part("golden", rng.choice(shuffled, GOLDEN_ROWS, replace=False), OLD_SCANNER, 0)
 
 
