@@ -60,7 +60,7 @@ def demo(
     from trimtab import discover
     from trimtab.demo import set_stage
 
-    write_stream = discover.find("demos", "digits")
+    write_stream: Any = discover.find("demos", "digits")
     home = Path(".trimtab") / "digits"
     stage = set_stage(write_stream, write_stream.__module__.partition(".")[0], home, seed)
     err.print(f"[bold]trimtab demo[/]: {stage.story}")

@@ -111,15 +111,20 @@ def make(cls: type[Any], name: str, settings: Mapping[str, Any], where: str) -> 
         raise SettingsError(f"{where}: {error}") from error
 
 
-def load_object(reference: str, setting: str, beside: Path | None = None) -> Any:
+def look_beside(folder: Path) -> None:
+    """Let modules in ``folder`` (a project file's) be imported: the factory that the project names may lie there."""
+    path = str(folder.absolute())
+    if path not in sys.path:
+        sys.path.insert(0, path)
+
+
+def load_object(reference: str, setting: str) -> Any:
     """Import ``module:name`` that a project names: the user's own code, run with the user's rights.
 
     Parameters
     ----------
     setting
         The setting that holds the reference, for messages.
-    beside
-        The project file's folder; a module that lies there is found.
 
     Raises
     ------
@@ -129,8 +134,6 @@ def load_object(reference: str, setting: str, beside: Path | None = None) -> Any
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
         raise PluginError(f"{setting}: {reference!r} is not of the form 'module:name'")
-    if beside is not None and str(beside) not in sys.path:
-        sys.path.insert(0, str(beside))
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # the user's module may raise anything while it imports

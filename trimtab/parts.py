@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,8 +98,8 @@ def assemble(
     SettingsError, PluginError
         Naming the setting, its value and the way out.
     """
-    if beside is not None and str(beside.absolute()) not in sys.path:
-        sys.path.insert(0, str(beside.absolute()))
+    if beside is not None:
+        discover.look_beside(beside)
     project.folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(project.journal_url, project.name)
     journal.begin(project.model_dump_json(), f"{project.name}:{project.seed}")

@@ -16,9 +16,10 @@ from trimtab.artifact import fill_folder, read_json, write_json
 from trimtab.data import Data, Role, Rows, assign, group_keys, leaks
 from trimtab.errors import DataError
 from trimtab.parts import Parts, source_of
+from trimtab.settings import Project
 from trimtab.window import MISSING_LABEL, Schema, Window
 
-__all__ = ["Prepared", "golden", "prepare", "slug"]
+__all__ = ["Prepared", "golden", "golden_rows", "prepare", "slug"]
 
 
 @dataclass(frozen=True)
@@ -161,15 +162,18 @@ def _flat(frame: pd.DataFrame, schema: Schema) -> pd.DataFrame:
 
 
 def golden(parts: Parts, schema: Schema) -> Rows | None:
-    """Return the rows that must never be forgotten, less those whose group is for training; None without a file."""
-    path = parts.project.data.golden
-    if path is None:
+    """Return the rows that must never be forgotten; None where the project names none."""
+    return golden_rows(parts.project, schema, parts.split_key)
+
+
+def golden_rows(project: Project, schema: Schema, split_key: str) -> Rows | None:
+    """Read the golden file, less the rows whose group is for training."""
+    if project.data.golden is None:
         return None
-    everything = sys.maxsize
-    source = source_of(parts.project, path=path, every=everything, start=0, timestamp=None)
+    source = source_of(project, path=project.data.golden, every=sys.maxsize, start=0, timestamp=None)
     frame = source.read(1, 0).frame
     keys = group_keys(frame, schema, None, 0)
-    roles, groups = assign(keys, parts.project.data.split.shares, parts.split_key)
+    roles, groups = assign(keys, project.data.split.shares, split_key)
     keep = (roles != Role.TRAIN) if schema.group is not None else np.ones(len(frame), dtype=bool)
     labels = schema.encode_labels(frame)
     keep &= labels != MISSING_LABEL

@@ -373,12 +373,11 @@ class Project(BaseSettings):
 class PlainLoader(yaml.SafeLoader):
     """Reads YAML with the booleans of YAML 1.2: ``on``, ``off``, ``yes`` and ``no`` are words (``trigger.on``)."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {
-        first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:bool"]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
-
+PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in pairs if tag != "tag:yaml.org,2002:bool"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 PlainLoader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"
 )

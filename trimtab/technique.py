@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 
 from trimtab.artifact import FLOAT, ONNX, Model
 from trimtab.data import Data
-from trimtab.window import Schema
+from trimtab.window import Arrays, Schema
 
 __all__ = ["FLOAT", "ONNX", "Job", "Technique", "Trainer"]
 
@@ -70,6 +70,16 @@ class Trainer(Protocol):
     """
 
     name: ClassVar[str]
+
+    def draft(self, inputs: Arrays, job: Job) -> Model:
+        """Build the model without fitting it, into ``job.folder``: to see that it can be built and converted.
+
+        Raises
+        ------
+        PluginError
+            When it cannot be built, naming the setting.
+        """
+        ...
 
     def fit(self, data: Data, job: Job) -> Model:
         """Fit a float model on the training rows, from nothing, into ``job.folder``."""

@@ -11,6 +11,7 @@ import torch
 from trimtab.artifact import Model
 from trimtab.data import Data
 from trimtab.technique import Job
+from trimtab.window import Arrays
 from trimtab_torch.spec import FloatModel, Spec
 from trimtab_torch.training import Settings, fit, training_rows
 
@@ -59,10 +60,16 @@ class Classifier:
         """The training settings, as the model's spec keeps them."""
         return Settings(self.epochs, self.learning_rate, self.batch_size, self.weight_decay)
 
+    def draft(self, inputs: Arrays, job: Job) -> Model:
+        """Build the model without fitting its weights, into ``job.folder``."""
+        return FloatModel.create(self._spec(job), inputs, job.seed).save(job.folder, {})
+
     def fit(self, data: Data, job: Job) -> Model:
         """Fit a float model on the training rows into ``job.folder``."""
-        spec = Spec(self.factory, dict(self.arguments), job.schema, self.settings)
-        return fit_fresh(spec, self.settings, data, job, "model")
+        return fit_fresh(self._spec(job), self.settings, data, job, "model")
+
+    def _spec(self, job: Job) -> Spec:
+        return Spec(self.factory, dict(self.arguments), job.schema, self.settings)
 
 
 def fit_fresh(spec: Spec, settings: Settings, data: Data, job: Job, where: str) -> Model:

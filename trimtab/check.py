@@ -1,0 +1,153 @@
+"""Checking a project before it runs: config, source and model, every problem at once, and what the gate needs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trimtab import discover, search
+from trimtab.data import Data
+from trimtab.errors import DataError, TrimtabError
+from trimtab.gate import rows_needed
+from trimtab.parts import monitors_of, registry_of, source_of
+from trimtab.rows import golden_rows
+from trimtab.settings import Project
+from trimtab.technique import Job, Trainer
+from trimtab.window import Schema, Source, Window
+
+__all__ = ["examine", "gate_notes"]
+
+DISAGREEING = 0.05
+"""Share of rows on which champion and challenger are expected to differ, until a round has shown it."""
+
+
+def examine(config: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Check a project file as far as it can be checked without training.
+
+    Returns
+    -------
+    dict
+        ``problems`` (each names the setting or column, its value and the way out) and ``notes`` (rows
+        of the windows, judged rows that the gate needs, what to change when there are fewer).
+    """
+    problems: list[str] = []
+    notes: list[str] = []
+    try:
+        project = Project.load(config, overrides)
+    except TrimtabError as error:
+        return {"problems": str(error).splitlines()[1:] or [str(error)], "notes": []}
+    discover.look_beside(config.parent)
+    for part in _parts(project):
+        with _noted(problems):
+            part()
+    with _noted(problems):
+        source = source_of(project)
+        history = source.read(0, source.begins())
+        notes.append(_rows_note(source, history))
+        schema = _schema(project, history)
+        _encode_all(source, schema)
+        with _noted(problems):
+            golden_rows(project, schema, "")
+        _try_model(project, schema, history)
+        notes.extend(gate_notes(project, _typical_rows(source)))
+    return {"problems": list(dict.fromkeys(problems)), "notes": notes}
+
+
+@contextmanager
+def _noted(problems: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except TrimtabError as error:
+        problems.append(str(error))
+
+
+def _parts(project: Project) -> list[Callable[[], object]]:
+    """Return what makes each part that the settings name; each says for itself what is wrong with it."""
+    return [
+        lambda: monitors_of(project),
+        lambda: discover.build("trainers", project.model.trainer, project.model.settings, "model"),
+        lambda: discover.build("runtimes", project.target.runtime, {}, "targets"),
+        lambda: search.plan(project.optimize.choices, project.optimize.candidates),
+        lambda: [recipe.check() for recipe in project.optimize.recipes],
+        lambda: registry_of(project).ready(),
+    ]
+
+
+def _schema(project: Project, history: Window) -> Schema:
+    if not len(history.frame):
+        raise DataError(
+            f"no rows before window 1 (window.start {project.window.start!r}) to train the first champion on; "
+            "set window.start to an instant or row after the first rows"
+        )
+    return Schema.freeze(
+        project.features,
+        history.frame,
+        label=project.source.label,
+        id=project.source.id,
+        group=project.data.group,
+        timestamp=project.source.timestamp,
+    )
+
+
+def _encode_all(source: Source, schema: Schema) -> None:
+    """Read the first and the last window as the monitors will."""
+    for number in {1, source.last()} - {0}:
+        window = source.read(number, source.begins())
+        if len(window.frame):
+            schema.encode(window.frame)
+            schema.encode_labels(window.frame)
+
+
+def _try_model(project: Project, schema: Schema, history: Window) -> None:
+    """Build the model unfitted, convert it, load it, and let it predict."""
+    trainer: Trainer = discover.build("trainers", project.model.trainer, project.model.settings, "model")
+    runtime = discover.build("runtimes", project.target.runtime, {}, "targets")
+    inputs = schema.encode(history.frame.head(64))
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = [Job(Path(folder) / name, project.seed, schema) for name in ("float", "converted")]
+        for job in jobs:
+            job.folder.mkdir()
+        draft = trainer.draft(inputs, jobs[0])
+        convert = search.converter(project.optimize.choices, runtime.takes).load()
+        model = convert.apply(draft, Data(Path(folder) / "none", ""), jobs[1])
+        runtime.load(model, project.target).predict(inputs)
+
+
+def _typical_rows(source: Source) -> int:
+    last = source.last()
+    return len(source.read(max(1, last - 1), source.begins()).frame) if last else 0
+
+
+def _rows_note(source: Source, history: Window) -> str:
+    return f"{len(history.frame)} rows before window 1, {source.last()} windows of about {_typical_rows(source)} rows"
+
+
+def gate_notes(project: Project, window_rows: int) -> list[str]:
+    """Say how many judged rows the gate needs for its settings, and what to change when there are fewer.
+
+    Parameters
+    ----------
+    window_rows
+        Labelled rows of a typical window.
+    """
+    gate, data = project.gate, project.data
+    level = gate.level(project.optimize.candidates)
+    have = int(window_rows * max(1, data.train) * data.split.judge)
+    needed = rows_needed(DISAGREEING, gate.max_quality_drop, level)
+    notes = [
+        f"the gate needs about {needed} judged rows to call two models equally good within "
+        f"max_quality_drop {gate.max_quality_drop:g} (confidence {gate.confidence:g} over "
+        f"{project.optimize.candidates} candidates that differ on {DISAGREEING:.0%} of rows); a round has {have}"
+    ]
+    if have >= needed or not window_rows:
+        return notes
+    margin = gate.max_quality_drop * (needed / max(1, have)) ** 0.5
+    windows = -(-needed // max(1, int(window_rows * data.split.judge)))
+    notes.append(
+        "fewer than it needs: a challenger must be better, not merely as good, unless you set "
+        f"gate.max_quality_drop: {margin:.3f}, or data.train: last {windows} windows, or fewer optimize.candidates"
+    )
+    return notes
