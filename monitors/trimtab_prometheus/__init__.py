@@ -1,0 +1,1 @@
+"""Prometheus metrics of projects, read from journal and registry at each scrape."""
