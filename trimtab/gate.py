@@ -261,8 +261,10 @@ def design_effect(values: npt.NDArray[np.float64], groups: npt.NDArray[np.uint64
     2.0
     """
     codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
-    if len(sizes) == len(values) or len(sizes) < 2:
+    if len(sizes) == len(values):
         return 1.0
+    if len(sizes) < 2:
+        return float(len(values))  # rows of one thing are one observation
     centred = values - values.mean()
     alone = float((centred**2).sum())
     together = float((np.bincount(codes, weights=centred) ** 2).sum())
