@@ -123,7 +123,7 @@ class Scores:
     size_bytes
         On disk, of what serves.
     searched, search_rows
-        Share of right predictions on the search rows and their number; ranks candidates, decides nothing.
+        Share of right predictions on the search rows, and their number.
     golden
         As ``judged``, on the golden rows; empty where the project names none.
     parameters
@@ -139,6 +139,16 @@ class Scores:
     golden: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     golden_groups: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     parameters: int | None = None
+
+    @property
+    def ranking(self) -> tuple[float, int]:
+        """Share of right predictions over search and judge rows together, and their number.
+
+        Candidates are ranked by it, after the gate: the gate's intervals hold for all candidates of a
+        round at once, so that ranking by the same rows takes nothing from them.
+        """
+        rows = self.search_rows + len(self.judged)
+        return (self.searched * self.search_rows + float(self.judged.sum())) / max(1, rows), rows
 
     def quality(self, confidence: float) -> Interval:
         """Return the share of right predictions on the judge rows with its Wilson interval."""

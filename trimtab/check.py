@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from trimtab import discover, search
-from trimtab.data import Data
+from trimtab.data import Data, Role, Rows
 from trimtab.errors import DataError, TrimtabError
 from trimtab.gate import rows_needed
 from trimtab.parts import monitors_of, registry_of, source_of
@@ -112,7 +114,10 @@ def _try_model(project: Project, schema: Schema, history: Window) -> None:
             job.folder.mkdir()
         draft = trainer.draft(inputs, jobs[0])
         convert = search.converter(project.optimize.choices, runtime.takes).load()
-        model = convert.apply(draft, Data(Path(folder) / "none", ""), jobs[1])
+        count = len(next(iter(inputs.values())))
+        rows = Rows(inputs, np.zeros(count, dtype=np.int64), np.arange(count, dtype=np.uint64))
+        data = Data.write(Path(folder) / "rows", {Role.TRAIN: rows})
+        model = convert.apply(draft, data, jobs[1])
         runtime.load(model, project.target).predict(inputs)
 
 

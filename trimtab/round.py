@@ -217,7 +217,7 @@ def _judge(parts: Parts, entries: list[Entry], reigning: Scores, anchor: Scores,
 
 
 def choose(parts: Parts, entries: Sequence[Entry]) -> Entry | None:
-    """Return the fastest candidate that passed and is not clearly behind the best on the search rows.
+    """Return the fastest candidate that passed and is not clearly behind the best of them in quality.
 
     Clearly: by more than the quality margin and more than one standard error of the best (the
     one-standard-error rule of Breiman et al. 1984).
@@ -230,10 +230,10 @@ def _fastest(parts: Parts, entries: Sequence[Entry]) -> Entry | None:
     scored = [(e, e.scores) for e in entries if e.scores is not None]
     if not scored:
         return None
-    best = max((s for _, s in scored), key=lambda s: s.searched)
-    error = math.sqrt(best.searched * (1 - best.searched) / max(1, best.search_rows))
-    bar = best.searched - max(parts.project.gate.max_quality_drop, error)
-    able = [(e, s) for e, s in scored if s.searched >= bar]
+    best, count = max(s.ranking for _, s in scored)
+    error = math.sqrt(best * (1 - best) / max(1, count))
+    bar = best - max(parts.project.gate.max_quality_drop, error)
+    able = [(e, s) for e, s in scored if s.ranking[0] >= bar]
     return max(able, key=lambda pair: (pair[1].latency.speedup.value, -pair[1].size_bytes))[0]
 
 
@@ -289,6 +289,6 @@ def _against_first(parts: Parts, context: Context, version: int) -> dict[str, fl
 
 
 def _best_so_far(parts: Parts, entries: Sequence[Entry]) -> Entry | None:
-    """Return what comes nearest to a winner: the best on the search rows among those that were not refused."""
+    """Return what comes nearest to a winner: the best among those that were not refused."""
     undecided = [e for e in entries if e.verdict is not None and e.verdict.outcome is Outcome.UNKNOWN]
     return _fastest(parts, undecided or [e for e in entries if e.verdict is not None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -17,6 +17,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from pydantic_settings import SettingsError as UnreadableVariable
 
 from trimtab.benchmark import Target
 from trimtab.data import Role
@@ -347,6 +348,8 @@ class Project(BaseSettings):
             project = reader(**_nest(overrides))
         except ValidationError as error:
             raise SettingsError(_explain(error, path, cls)) from error
+        except UnreadableVariable as error:
+            raise SettingsError(_explain_variable(error, cls.model_fields)) from error
         return cls.model_construct(**{name: getattr(project, name) for name in cls.model_fields})
 
     @property
@@ -408,6 +411,8 @@ def _nest(overrides: Sequence[str]) -> dict[str, Any]:
         *parents, last = key.split(".")
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise SettingsError(f"--set {key}: {parent!r} was set to {place!r} before, which holds no keys")
         try:
             place[last] = yaml.load(text, PlainLoader)  # noqa: S506 (a SafeLoader)
         except yaml.YAMLError as error:
@@ -421,6 +426,13 @@ def _check_environment(fields: Sequence[str]) -> None:
         head, nested, _ = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if variable.startswith(ENVIRONMENT_PREFIX) and nested and head not in fields:
             raise SettingsError(f"environment variable {variable}: no setting {head!r}.{nearest(head, fields)}")
+
+
+def _explain_variable(error: UnreadableVariable, fields: Iterable[str]) -> str:
+    """Name the variables of the field that the settings library could not read."""
+    field = next((f for f in fields if f'"{f}"' in str(error)), "")
+    names = sorted(v for v in os.environ if v.upper().startswith(f"{ENVIRONMENT_PREFIX}{field}".upper()))
+    return f"environment: {', '.join(names)} cannot be read: {error.__cause__}; write lists and mappings as JSON"
 
 
 def _explain(error: ValidationError, path: Path, root: type[BaseModel]) -> str:
