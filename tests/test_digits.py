@@ -12,20 +12,20 @@ import pytest
 from trimtab.files import ParquetSource
 from trimtab_sklearn import digits
 
-STREAM = "[hw]*.parquet"
+STREAM = "stream/*.parquet"
 WINDOWS = [f"window-{number}" for number in range(1, 9)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("digits") / "stream"
+    folder = tmp_path_factory.mktemp("digits") / "data"
     digits.write_stream(folder, seed=3)
     return folder
 
 
 @pytest.fixture(scope="module")
 def frames(folder: Path) -> dict[str, pd.DataFrame]:
-    return {path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")}
+    return {path.stem: pd.read_parquet(path) for path in folder.rglob("*.parquet")}
 
 
 def pixels(frame: pd.DataFrame) -> np.ndarray:
@@ -33,7 +33,7 @@ def pixels(frame: pd.DataFrame) -> np.ndarray:
 
 
 def digest(folder: Path) -> list[tuple[str, str]]:
-    return [(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in sorted(folder.iterdir())]
+    return [(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in sorted(folder.rglob("*.parquet"))]
 
 
 def test_same_seed_writes_the_same_files_and_another_seed_others(folder: Path, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_files_rows_and_columns(frames: dict[str, pd.DataFrame]) -> None:
     assert sorted(frames) == ["golden", "history", *WINDOWS]
     assert {name: len(frame) for name, frame in frames.items()} == {
         "golden": 1500,
-        "history": 2400,
+        "history": 3200,
         **dict.fromkeys(WINDOWS, 800),
     }
     for frame in frames.values():

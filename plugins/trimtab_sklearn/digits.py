@@ -29,7 +29,7 @@ DRIFT_WINDOW = 5
 """The first window that the new scanner captured."""
 
 HISTORY_SCANS = 800
-HISTORY_ROWS = 2400
+HISTORY_CAPTURES = 4
 WINDOW_ROWS = 800
 GOLDEN_ROWS = 1500
 
@@ -80,10 +80,10 @@ class Part:
 def write_stream(folder: Path, seed: int) -> None:
     """Write the demo's rows to ``folder`` as parquet files.
 
-    ``stream/history.parquet`` (week 0) holds 2,400 captures of 800 scans for the first champion,
-    ``stream/window-1.parquet`` to ``stream/window-8.parquet`` 800 captures each of the other 997 scans, one week
-    after the other, and ``golden.parquet`` 1,500 captures of any scan by the old scanner. Weeks begin on
-    Mondays at 00:00 UTC, the first on 2026-01-05. From window 5 on another scanner captures: less
+    ``stream/history.parquet`` (week 0) holds 3,200 captures of 800 scans for the first champion,
+    ``stream/window-1.parquet`` to ``stream/window-8.parquet`` 800 captures each of the other 997 scans, one
+    week after the other, and ``golden.parquet`` 1,500 captures of any scan by the old scanner. Weeks begin
+    on Mondays at 00:00 UTC, the first on 2026-01-05. From window 5 on another scanner captures: less
     contrast, brighter, blurred, noisier.
 
     Columns: ``captured_at`` (UTC), ``row_id`` (unique over all files), ``scan_id`` (the original: captures of
@@ -128,8 +128,7 @@ def _parts(seed: int, scans: int) -> Iterator[Part]:
     rng = np.random.default_rng([seed, 0])
     shuffled = rng.permutation(scans)
     history, pool = shuffled[:HISTORY_SCANS], shuffled[HISTORY_SCANS:]
-    repeats = -(-HISTORY_ROWS // len(history))
-    yield Part("stream/history", rng.permutation(np.tile(history, repeats)[:HISTORY_ROWS]), OLD_SCANNER, 0)
+    yield Part("stream/history", rng.permutation(np.tile(history, HISTORY_CAPTURES)), OLD_SCANNER, 0)
     for number in range(1, WINDOWS + 1):
         scanner = OLD_SCANNER if number < DRIFT_WINDOW else NEW_SCANNER
         yield Part(f"stream/window-{number}", rng.choice(pool, WINDOW_ROWS, replace=False), scanner, number)
