@@ -1,0 +1,51 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Where another index serves CPU builds of torch, name it here: make demo TORCH_INDEX=<address>
+TORCH_INDEX ?=
+
+ifneq ($(TORCH_INDEX),)
+export PIP_EXTRA_INDEX_URL := $(TORCH_INDEX)
+endif
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+BIN := $(VENV)/bin
+PACKAGES := $(sort $(wildcard trimtab plugins/* monitors/* flows/*))
+# Changes when a package folder is added or removed, which an editable install does not notice.
+STAMP := $(shell echo "$(PACKAGES)" | cksum | cut -d' ' -f1)
+
+.PHONY: demo test check format bench-rounds bench-kill bench-seeds clean
+
+demo: $(VENV)/.installed-$(STAMP)
+	$(BIN)/trimtab demo
+
+test: check
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(VENV)/.testing-$(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.testing-$(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-rounds bench-kill bench-seeds: $(VENV)/.installed-$(STAMP)
+	$(BIN)/python benchmarks/$(subst bench-,,$@).py
+
+clean:
+	rm -rf $(VENV) .trimtab build dist *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-$(STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.testing-$(STAMP): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/pip install -q -c constraints.txt -e ".[dev]"
+	@touch $@ $(VENV)/.installed-$(STAMP)
