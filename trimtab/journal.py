@@ -15,10 +15,10 @@ from typing import Any
 
 from sqlalchemy import JSON, Engine, ForeignKey, String, UniqueConstraint, create_engine, event, select, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from trimtab.errors import InternalError, ServiceError
+from trimtab.errors import InternalError, PluginError, ServiceError, SettingsError
 from trimtab.monitor import Answer, Finding
 from trimtab.trigger import Action, Decision
 
@@ -594,10 +594,22 @@ def now() -> str:
 
 
 def _connect(url: str) -> Engine:
-    parsed = make_url(url)
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise SettingsError(
+            "journal.url is no database's address; write one such as sqlite:///journal.db or "
+            "postgresql+psycopg://user@host/database"
+        ) from error
     if parsed.drivername.startswith("sqlite") and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url)
+    try:
+        engine = create_engine(parsed)
+    except (ImportError, NoSuchModuleError) as error:
+        raise PluginError(
+            f"journal.url {parsed.render_as_string()}: the driver {parsed.drivername!r} is not installed "
+            f"({error}); install it, or name another in front of ://"
+        ) from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _make_durable)
         event.listen(engine, "begin", _begin_at_once)
