@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from trimtab import discover
 from trimtab.errors import DataError, SettingsError
 from trimtab.files import CsvSource, ParquetSource, duration
+from trimtab.testing import yield_checks
 
 DAY = 86400
 MONDAY = 1_767_571_200  # 2026-01-05T00:00:00Z
@@ -459,3 +460,17 @@ def test_types_are_checked_where_a_project_file_names_them(tmp_path: Path, monke
     assert rows_of(source) == [[0], [1]]
     with pytest.raises(SettingsError, match=r"unknown setting 'pth'.*Did you mean 'path'"):
         discover.build("sources", "csv", {"pth": "rows.csv", "every": 1}, "source")
+
+
+@pytest.mark.parametrize("every", ["7d", 3])
+@pytest.mark.parametrize("kind", [CsvSource, ParquetSource])
+def test_contract(tmp_path: Path, kind: type[CsvSource | ParquetSource], every: str | int) -> None:
+    days = pd.date_range("2026-01-05", periods=30, freq="1D")
+    frame = pd.DataFrame({"at": days, "row": range(30)})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    source = kind("*.csv" if kind is CsvSource else "*.parquet", every=every, timestamp="at", base=str(tmp_path))
+    checks = list(yield_checks("sources", source))
+    assert checks
+    for check in checks:
+        check()
