@@ -1,0 +1,390 @@
+"""The loop as Prefect flows, on one embedded server: the same decisions, and a record that others can act on."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL,
+    temporary_settings,
+)
+
+from tests import fakes, shelf
+from trimtab import loop
+from trimtab.errors import DataError, InputError, PluginError, ServiceError, SettingsError
+from trimtab.executor import Silent
+from trimtab.journal import Round
+from trimtab.loop import Report
+from trimtab.monitor import Answer, Finding
+from trimtab.parts import Parts
+from trimtab.round import request, request_by_hand
+from trimtab.runner import DirectRunner
+from trimtab.trigger import Action
+from trimtab_prefect import tell
+from trimtab_prefect.carry import carrying
+from trimtab_prefect.executor import PrefectExecutor
+from trimtab_prefect.optimize import optimize
+from trimtab_prefect.runner import PrefectRunner
+from trimtab_prefect.server import reached
+from trimtab_prefect.watch import watch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with shelf.installed(tmp_path_factory.mktemp("site")):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SyncPrefectClient]:
+    """The API of the embedded server, which the flows of this file run against."""
+    updates = {
+        PREFECT_HOME: tmp_path_factory.mktemp("prefect"),
+        PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL: 0.1,
+    }
+    with temporary_settings(updates, restore_defaults={PREFECT_API_URL}), reached() as wait:
+        wait()
+        with get_client(sync_client=True) as api:
+            yield api
+
+
+def drifting(name: str) -> str:
+    """Two quiet windows, a broken one, then two that moved so far that the model is wrong about them."""
+    quiet = [fakes.quiet(rows, seed) for rows, seed in ((400, 0), (200, 1), (200, 2))]
+    return fakes.stream(name, *quiet, fakes.broken(200, 3), *(fakes.moved(200, seed) for seed in (4, 5)))
+
+
+def calm(name: str) -> str:
+    return fakes.stream(name, fakes.quiet(400, 0), fakes.quiet(200, 1))
+
+
+def written(there: fakes.World, folder: Path, **changes: Any) -> Path:
+    """Write the world's project file."""
+    settings = fakes.settings(there.home, there.stream, **{**there.changes, **changes})
+    path = folder / "project.yaml"
+    path.write_text(yaml.safe_dump({**settings, "home": str(there.home)}))
+    return path
+
+
+def through_flows(there: fakes.World) -> Parts:
+    return dataclasses.replace(there.process(), executor=PrefectExecutor(delay_seconds=0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Followed:
+    """A drifting stream that was watched by the flow, and its artifacts."""
+
+    parts: Parts
+    reports: list[Report]
+    artifacts: list[dict[str, Any]]
+
+    @property
+    def round(self) -> Round:
+        return next(r.round for r in self.reports if r.round is not None)
+
+
+@pytest.fixture(scope="module")
+def followed(client: SyncPrefectClient, tmp_path_factory: pytest.TempPathFactory) -> Followed:
+    there = shelf.world(tmp_path_factory.mktemp("followed"), drifting("followed"), name="followed")
+    parts = through_flows(there)
+    with carrying(parts):
+        reports = watch("project.yaml", [], True)
+    return Followed(parts, reports, artifacts(client, "followed"))
+
+
+def artifacts(client: SyncPrefectClient, project: str) -> list[dict[str, Any]]:
+    found = client.request("POST", "/artifacts/filter", json={"sort": "ID_DESC", "limit": 200}).json()
+    mine = [a for a in found if (a["key"] or "").startswith(f"{project}-")]
+    return sorted(mine, key=lambda a: str(a["created"]))
+
+
+def events(client: SyncPrefectClient, name: str, project: str) -> list[dict[str, Any]]:
+    wanted = {"event": {"name": [name]}, "resource": {"id": [f"trimtab.project.{project}"]}}
+    found: list[dict[str, Any]] = client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"]
+    return found
+
+
+def eventually(look: Callable[[], list[Any]], seconds: float = 20.0) -> list[Any]:
+    """Events travel in the background: look until something is there."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def gist(parts: Parts) -> dict[str, Any]:
+    """What was decided and why, without anything that was timed."""
+    journal = parts.journal
+    return {
+        "windows": [(w.number, w.champion, w.labelled, w.action, w.reasons) for w in journal.windows()],
+        "findings": journal.findings(),
+        "rounds": [(r.operation, r.cause, r.reasons, r.state, r.outcome, r.epoch) for r in journal.rounds()],
+        "candidates": [
+            (c["recipe"], c["outcome"], c["won"], c["metrics"].get("quality"))
+            for r in journal.rounds()
+            for c in r.detail["candidates"]
+        ],
+        "promotions": [(p.epoch, p.version, p.operation, p.kind) for p in journal.promotions()],
+        "aliases": {name: parts.registry.alias(name) for name in ("champion", "previous", "challenger")},
+    }
+
+
+def test_flows_decide_what_the_plain_loop_decides(followed: Followed, tmp_path: Path) -> None:
+    direct = shelf.world(tmp_path / "home", followed.parts.project.source.path, name="followed").process()
+    reports = list(loop.watch(direct, replay=True))
+    assert gist(followed.parts) == gist(direct)
+    assert [(r.window, r.decision, r.findings, r.problems) for r in followed.reports] == [
+        (r.window, r.decision, r.findings, r.problems) for r in reports
+    ]
+    assert [p.kind for p in direct.journal.promotions()] == ["first", "promote"]
+
+
+def test_each_rounds_candidates_are_a_table(followed: Followed) -> None:
+    tables = [a for a in followed.artifacts if a["key"] == "followed-candidates"]
+    assert [t["type"] for t in tables] == ["table"]
+    rows = yaml.safe_load(tables[0]["data"])
+    candidates = followed.round.detail["candidates"]
+    assert [(r["candidate"], r["won"], r["verdict"]) for r in rows] == [
+        (c["recipe"], c["won"], c["outcome"]) for c in candidates
+    ]
+    assert [r["p50_ms"] for r in rows] == [c["metrics"]["p50_ms"] for c in candidates]
+    assert "promoted" in tables[0]["description"]
+
+
+def test_each_alert_quarantine_and_round_is_a_page_with_window_finding_reasons_and_verdict(followed: Followed) -> None:
+    pages = [a["data"] for a in followed.artifacts if a["key"] == "followed-decision"]
+    told = [r for r in followed.reports if r.decision and r.decision.action is not Action.IGNORE]
+    assert [r.decision.action for r in told if r.decision] == [Action.QUARANTINE, Action.OPTIMIZE]
+    assert len(pages) == len(told)
+    assert pages[0].startswith("# Window 3: quarantine")
+    assert "column 'a' is empty" in pages[0]
+    assert pages[1].startswith(f"# Round after window {followed.round.window}: promoted")
+    for words in (followed.round.operation, "accuracy on window", "Champion: version 2", "superior in quality"):
+        assert words in pages[1]
+
+
+def test_drift_and_the_request_of_a_round_are_events_of_the_project(
+    followed: Followed, client: SyncPrefectClient
+) -> None:
+    asked = eventually(lambda: events(client, tell.ROUND_REQUESTED, "followed"))
+    assert [e["id"] for e in asked] == [str(tell.event_id("followed", f"requested:{followed.round.operation}"))]
+    payload = asked[0]["payload"]
+    assert payload["operation"] == followed.round.operation
+    assert payload["window"] == followed.round.window
+    assert payload["reasons"] == list(followed.round.reasons)
+    assert payload["scores"]["means"].keys() == {"a", "b", "c"}
+    found = [f for r in followed.reports for f in r.findings if f.answer in (Answer.MOVED, Answer.WORSE)]
+    detected = eventually(lambda: events(client, tell.DRIFT_DETECTED, "followed"))
+    assert {(e["payload"]["monitor"], e["payload"]["window"]) for e in detected} == {
+        (f.monitor, f.window) for f in found
+    }
+    assert len(detected) == len(found)
+
+
+def test_an_event_told_twice_is_one_event(followed: Followed, client: SyncPrefectClient) -> None:
+    parts = dataclasses.replace(followed.parts, project=followed.parts.project.model_copy(update={"name": "repeating"}))
+    finding = Finding("means", 7, Answer.MOVED, ("column 'a' moved",), {"a": 2.0})
+    for again in (finding, finding, dataclasses.replace(finding, window=8)):
+        tell.drift(parts, [again])
+    assert (
+        len(eventually(lambda: [e for e in [events(client, tell.DRIFT_DETECTED, "repeating")] if len(e) > 1])[0]) == 2
+    )
+
+
+def test_nothing_that_happened_is_told_of_a_quiet_stream(client: SyncPrefectClient, tmp_path: Path) -> None:
+    there = shelf.world(tmp_path / "home", calm("calm"), name="calm")
+    with carrying(through_flows(there)):
+        watch("project.yaml", None, True)
+    assert artifacts(client, "calm") == []
+
+
+def run_steps(*steps: Callable[[], Any]) -> list[Any]:
+    """Call every step through the executor inside a flow."""
+    executor = PrefectExecutor(retries=1, delay_seconds=0.0)
+
+    @flow(persist_result=False)
+    def steps_flow() -> list[Any]:
+        return [executor.call(f"step {{{number}}}", step) for number, step in enumerate(steps)]
+
+    return steps_flow()
+
+
+def failing(times: int, error: Exception) -> tuple[Callable[[], str], list[int]]:
+    tries: list[int] = []
+
+    def step() -> str:
+        tries.append(len(tries) + 1)
+        if len(tries) <= times:
+            raise error
+        return "done"
+
+    return step, tries
+
+
+@pytest.mark.usefixtures("client")
+def test_a_server_that_was_silent_once_is_asked_again() -> None:
+    step, tries = failing(1, ServiceError("no answer"))
+    assert run_steps(step) == ["done"]
+    assert tries == [1, 2]
+
+
+@pytest.mark.parametrize(("error", "tried"), [(ServiceError("no answer"), 2), (DataError("wrong rows"), 1)])
+@pytest.mark.usefixtures("client")
+def test_an_error_comes_out_of_a_flow_as_it_was_raised(error: Exception, tried: int) -> None:
+    step, tries = failing(9, error)
+    with pytest.raises(type(error)) as raised:
+        run_steps(step)
+    assert raised.value is error
+    assert len(tries) == tried
+
+
+def test_prefect_keeps_a_steps_name_and_neither_its_arguments_nor_its_result(
+    client: SyncPrefectClient, followed: Followed
+) -> None:
+    def look() -> list[Any]:
+        runs = client.request("POST", "/task_runs/filter", json={"limit": 200}).json()
+        return [
+            r for r in runs if r["name"] == f"check window {followed.round.window}" and r["state_type"] == "COMPLETED"
+        ]
+
+    found = eventually(look)
+    assert found
+    assert {name for run in found for name in run["task_inputs"]} == set()
+    assert all((run["state"]["data"] or {}).get("type") != "reference" for run in found)
+
+
+@pytest.mark.usefixtures("client")
+def test_the_runner_returns_what_the_direct_runner_returns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for runner in (DirectRunner(), PrefectRunner()):
+        folder = tmp_path / runner.name
+        folder.mkdir()
+        config = written(shelf.world(folder / "home", drifting("runner")), folder)
+        reports = runner.watch(config, ["trigger.cooldown=0"], True, Silent())
+        found.append([(r.window, r.decision, r.findings) for r in reports])
+    assert found[0] == found[1]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_runner_runs_a_round_that_a_person_asks_for(client: SyncPrefectClient, tmp_path: Path) -> None:
+    there = shelf.world(tmp_path / "home", calm("asked"), name="asked")
+    list(loop.watch(there.process(), replay=True))
+    done = PrefectRunner().optimize(written(there, tmp_path), [], "curious", Silent())
+    assert (done.cause, done.state, done.outcome) == ("curious", "closed", "kept")
+    assert [a["type"] for a in artifacts(client, "asked")] == ["table", "markdown"]
+
+
+@pytest.mark.parametrize(("down", "kind"), [(False, DataError), (True, ServiceError)])
+@pytest.mark.usefixtures("client")
+def test_an_error_of_ours_reaches_the_terminal_as_itself_and_without_prefects_words(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], down: bool, kind: type[Exception]
+) -> None:
+    words = []
+    for runner in (DirectRunner(), PrefectRunner()):
+        folder = tmp_path / runner.name
+        folder.mkdir()
+        there = shelf.world(folder / "home", calm("raising"))
+        there.registry.down = down
+        with pytest.raises(kind) as raised:
+            runner.watch(written(there, folder), ["window.start=0"], True, Silent())
+        words.append(str(raised.value))
+    assert words[0] == words[1]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("client")
+def test_a_flow_of_a_deployment_assembles_its_own_parts_and_takes_up_a_requested_round(tmp_path: Path) -> None:
+    there = shelf.world(tmp_path / "home", calm("deployed"))
+    config = str(written(there, tmp_path))
+    assert [r.window for r in watch(config, ["seed=0"], True)] == [1, 2]
+    asked = request(there.process(), 1, "worse", ["an event said so"])
+    done = optimize(config, operation=asked.operation)
+    assert (done.operation, done.state) == (asked.operation, "closed")
+    assert optimize(config, operation=asked.operation) == done
+    with pytest.raises(InputError, match=r"operation='p:round:9:moved': the journal of p has no such round"):
+        optimize(config, operation="p:round:9:moved")
+
+
+def test_a_round_that_fails_is_told_and_its_error_comes_through(client: SyncPrefectClient, tmp_path: Path) -> None:
+    there = shelf.world(tmp_path / "home", calm("failing"), name="failing")
+    list(loop.watch(there.process(), replay=True))
+    asked = request_by_hand(there.process(), "doomed")
+    config = str(written(there, tmp_path, optimize={"techniques": ["recentre"]}))
+    with pytest.raises(SettingsError, match="add export"):
+        optimize(config, operation=asked.operation)
+    page = artifacts(client, "failing")[-1]["data"]
+    assert page.startswith("# Round after window 1: failed")
+    assert "add export" in page
+
+
+def test_passwords_in_overrides_stay_out_of_a_runs_parameters(client: SyncPrefectClient, tmp_path: Path) -> None:
+    there = shelf.world(tmp_path / "home", calm("secretive"))
+    url = "shelf://me:pa/s@s@host"
+    shelf.SHELVES[url] = there.registry
+    PrefectRunner().watch(written(there, tmp_path), [f"registry.url={url}"], True, Silent())
+    runs = client.request("POST", "/flow_runs/filter", json={"limit": 200}).json()
+    overrides = [r["parameters"]["overrides"] for r in runs if r["parameters"].get("overrides")]
+    assert ["registry.url=shelf://me:***@host"] in overrides
+    assert "pa/s@s" not in str(runs)
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        return int(gone.getsockname()[1])
+
+
+def test_a_server_that_is_gone_is_a_service_error_and_a_wrong_setting_is_told_before_it(tmp_path: Path) -> None:
+    there = shelf.world(tmp_path / "home", calm("unreachable"))
+    config = written(there, tmp_path)
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{closed_port()}/api"}):
+        with pytest.raises(SettingsError, match="optimise"):
+            PrefectRunner().watch(config, ["optimise.minutes=1"], True, Silent())
+        with pytest.raises(PluginError, match="no monitor named 'mean'"):
+            PrefectRunner().watch(config, ["monitors.use=[mean]"], True, Silent())
+        with pytest.raises(ServiceError, match=r"PREFECT_API_URL=http://127.0.0.1:\d+/api does not answer.*--direct"):
+            PrefectRunner().watch(config, [], True, Silent())
+
+
+PARENT = """
+import time
+from prefect.settings import PREFECT_API_URL
+from trimtab_prefect.server import reached
+with reached():
+    print(PREFECT_API_URL.value(), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_embedded_server_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"} | {"PREFECT_HOME": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", PARENT], env=env, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        port = urlsplit(parent.stdout.readline()).port
+        with socket.create_connection(("127.0.0.1", port), timeout=5):
+            parent.send_signal(signal.SIGKILL)
+    assert eventually(lambda: [True for _ in (1,) if is_refused(port)], 10.0)
+
+
+def is_refused(port: int | None) -> bool:
+    with socket.socket() as knock:
+        return knock.connect_ex(("127.0.0.1", port)) != 0
