@@ -71,8 +71,8 @@ class Frames:
     def begins(self) -> int:
         return self.every if self.start is None else self.start
 
-    def last(self) -> int:
-        return max(0, -(-(len(STREAMS[self.path]) - self.begins()) // self.every))
+    def last(self, start: int) -> int:
+        return max(0, -(-(len(STREAMS[self.path]) - start) // self.every))
 
     def read(self, number: int, start: int) -> Window:
         low = start + (number - 1) * self.every if number else 0

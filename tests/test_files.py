@@ -44,7 +44,7 @@ def write_parquet(path: Path, **columns: Any) -> Path:
 
 def rows_of(source: CsvSource | ParquetSource, column: str = "row") -> list[list[Any]]:
     start = source.begins()
-    return [source.read(number, start).frame[column].tolist() for number in range(source.last() + 1)]
+    return [source.read(number, start).frame[column].tolist() for number in range(source.last(source.begins()) + 1)]
 
 
 # -- duration
@@ -97,7 +97,8 @@ def test_windows_partition_the_rows_in_time_order(
     written = start if start is None or isinstance(every, int) else dt.datetime.fromtimestamp(start, dt.UTC).isoformat()
     source = ParquetSource("*.parquet", every=every, timestamp="at", start=written, base=str(folder))
 
-    begins, last = source.begins(), source.last()
+    begins = source.begins()
+    last = source.last(begins)
     numbers = range(last + 1) if last < 50 else sorted(set(holding(seconds, every, begins)))
     windows = [source.read(number, begins) for number in numbers]
     seen = [row for window in windows for row in window.frame["row"].tolist()]
@@ -170,7 +171,7 @@ def test_the_start_of_the_stream_is_the_callers(tmp_path: Path) -> None:
 def test_rows_before_a_late_start_are_window_0(tmp_path: Path) -> None:
     write_csv(tmp_path, row=[0, 1])
     source = CsvSource("rows.csv", every=2, start=50, base=str(tmp_path))
-    assert source.last() == 0
+    assert source.last(source.begins()) == 0
     assert rows_of(source) == [[0, 1]]
 
 
@@ -321,7 +322,7 @@ def test_a_file_whose_name_looks_like_a_pattern_is_itself(tmp_path: Path) -> Non
 def test_a_file_is_read_once_by_each_object(tmp_path: Path) -> None:
     path = write_csv(tmp_path, row=[0, 1])
     source = CsvSource(path.name, every=1, base=str(tmp_path))
-    assert source.last() == 1
+    assert source.last(source.begins()) == 1
     path.unlink()
     assert rows_of(source) == [[0], [1]]
 
@@ -406,7 +407,7 @@ def test_a_missing_file_is_told_with_the_folder_the_nearest_and_the_way_out(
     (tmp_path / "digits").mkdir()
     write_parquet(tmp_path / "digits" / "history.parquet", row=pa.array([0]))
     with pytest.raises(DataError) as told:
-        ParquetSource(path, every=1, base=str(tmp_path)).last()
+        ParquetSource(path, every=1, base=str(tmp_path)).last(0)
     message = str(told.value)
     assert message.startswith(f"source.path: no file {path!r} in {tmp_path.resolve()}.")
     assert words in message
@@ -431,7 +432,7 @@ def test_an_unreadable_file_is_named(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=rf"source\.path: .*{name} cannot be read as (CSV|Parquet): .*; mend or remove"):
-        kind(name, every=1, base=str(tmp_path)).last()
+        kind(name, every=1, base=str(tmp_path)).last(0)
 
 
 def test_no_rows_at_all_are_told(tmp_path: Path) -> None:

@@ -297,7 +297,11 @@ def test_the_runner_runs_a_round_that_a_person_asks_for(client: SyncPrefectClien
 @pytest.mark.parametrize(("down", "kind"), [(False, DataError), (True, ServiceError)])
 @pytest.mark.usefixtures("client")
 def test_an_error_of_ours_reaches_the_terminal_as_itself_and_without_prefects_words(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], down: bool, kind: type[Exception]
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    down: bool,
+    kind: type[Exception],
 ) -> None:
     words = []
     for runner in (DirectRunner(), PrefectRunner()):
@@ -309,6 +313,7 @@ def test_an_error_of_ours_reaches_the_terminal_as_itself_and_without_prefects_wo
             runner.watch(written(there, folder), ["window.start=0"], True, Silent())
         words.append(str(raised.value))
     assert words[0] == words[1]
+    assert caplog.record_tuples == []  # caplog sees what would reach the root logger's handler, the terminal
     assert capfd.readouterr() == ("", "")
 
 

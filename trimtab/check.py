@@ -96,7 +96,7 @@ def _schema(project: Project, history: Window) -> Schema:
 
 def _encode_all(source: Source, schema: Schema) -> None:
     """Read the first and the last window as the monitors will."""
-    for number in {1, source.last()} - {0}:
+    for number in {1, source.last(source.begins())} - {0}:
         window = source.read(number, source.begins())
         if len(window.frame):
             schema.encode(window.frame)
@@ -122,12 +122,12 @@ def _try_model(project: Project, schema: Schema, history: Window) -> None:
 
 
 def _typical_rows(source: Source) -> int:
-    last = source.last()
+    last = source.last(source.begins())
     return len(source.read(max(1, last - 1), source.begins()).frame) if last else 0
 
 
 def _rows_note(source: Source, history: Window) -> str:
-    return f"{len(history.frame)} rows before window 1, {source.last()} windows of about {_typical_rows(source)} rows"
+    return f"{len(history.frame)} rows before window 1, {source.last(source.begins())} windows of about {_typical_rows(source)} rows"
 
 
 def gate_notes(project: Project, window_rows: int) -> list[str]:

@@ -139,7 +139,7 @@ def _hash(key: object, secret: str) -> int:
 def content(inputs: Arrays, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """Return a hash of each row's own values ``[rows]``, to find one row under two ids."""
     hashes = np.zeros(len(labels), dtype=np.uint64)
-    parts = [np.ascontiguousarray(v.reshape(len(labels), -1)) for v in inputs.values()]
+    parts = [np.ascontiguousarray(v) for v in inputs.values()]
     for row in range(len(labels)):
         sha = hashlib.blake2b(digest_size=8)
         for part in parts:

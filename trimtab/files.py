@@ -123,9 +123,9 @@ class _FileSource(ABC):
         earliest = int(self._stream.key[0]) + self._length - FIRST_MONDAY
         return FIRST_MONDAY - (-earliest // self._length) * self._length
 
-    def last(self) -> int:
-        """Return the number of the last window that holds rows; 0 when all rows lie before window 1."""
-        return max(0, (int(self._stream.key[-1]) - self.begins()) // self._length + 1)
+    def last(self, start: int) -> int:
+        """Return the number of the last window that holds rows; 0 when all rows lie before ``start``."""
+        return max(0, (int(self._stream.key[-1]) - start) // self._length + 1)
 
     def read(self, number: int, start: int) -> Window:
         """Return window ``number`` of a stream whose window 1 begins at ``start``; 0 is all rows before it.
@@ -256,7 +256,7 @@ class CsvSource(_FileSource):
     >>> _ = (base / "a.csv").write_text("at,x\n2026-01-05,1\n2026-01-12,2\n2026-01-14,3\n")
     >>> source = CsvSource("*.csv", every="7d", timestamp="at", base=str(base))
     >>> window = source.read(1, source.begins())
-    >>> window.start, window.frame["x"].tolist(), source.last()
+    >>> window.start, window.frame["x"].tolist(), source.last(source.begins())
     ('2026-01-12T00:00:00+00:00', [2, 3], 1)
     """
 

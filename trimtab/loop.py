@@ -76,7 +76,7 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
     for open_round in (r for r in _open_rounds(parts) if r.window <= seen):
         yield Report(open_round.window, None, (), optimize(parts, open_round))
     champion.reconcile(parts)
-    last = parts.source.last()
+    last = parts.source.last(parts.start)
     closed = [n for n in range(seen + 1, last + 1) if replay or _has_closed(parts, n)]
     with parts.progress.stage("windows", len(closed)) as advance:
         for number in closed:
@@ -94,7 +94,7 @@ def _open_rounds(parts: Parts) -> list[Round]:
 
 def _has_closed(parts: Parts, number: int) -> bool:
     closes = parts.source.closes(number, parts.start)
-    return number < parts.source.last() if closes is None else closes <= time.time()
+    return number < parts.source.last(parts.start) if closes is None else closes <= time.time()
 
 
 def _newest(parts: Parts) -> int:

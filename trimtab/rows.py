@@ -92,18 +92,17 @@ def prepare(parts: Parts, operation: str, schema: Schema, newest: Sequence[int],
 
 def _lay_down(parts: Parts, schema: Schema, newest: Sequence[int], older: Sequence[int], folder: Path) -> None:
     frames, rows, roles = _gather(parts, schema, newest)
-    leaked = leaks(rows, roles)
-    by_role = {role: rows.take((roles == role) & ~leaked) for role in Role}
-    if not len(by_role[Role.TRAIN]):
+    if not (roles == Role.TRAIN).any():
         raise DataError(
             f"windows {list(newest)} hold no labelled training row; check source.label "
             f"({parts.project.source.label!r}), window.label_delay and data.split"
         )
-    replayed = _replay(parts, schema, older, len(by_role[Role.TRAIN]))
+    replayed = _replay(parts, schema, older, int((roles == Role.TRAIN).sum()))
+    trained = rows if replayed is None else Rows.join([rows, replayed])
+    leaked = leaks(trained, np.append(roles, [str(Role.TRAIN)] * (len(trained) - len(rows))))[: len(rows)]
+    by_role = {role: rows.take((roles == role) & ~leaked) for role in Role}
     if replayed is not None:
         by_role[Role.TRAIN] = Rows.join([by_role[Role.TRAIN], replayed])
-        known = np.isin(by_role[Role.JUDGE].groups, by_role[Role.TRAIN].groups)
-        by_role[Role.JUDGE] = by_role[Role.JUDGE].take(~known)
     Data.write(folder / "data", by_role)
     held_back = frames[(roles != Role.TRAIN) & ~leaked]
     _thin(held_back, parts.project.data.reference_rows, parts.project.seed).pipe(_flat, schema).to_parquet(

@@ -586,7 +586,8 @@ def check_runtime_names_a_damaged_file(runtime: Runtime, material: Material) -> 
 
 def check_windows_join(source: Source, material: Material) -> None:
     """Rows between two windows are never looked at, or are looked at twice."""
-    start, last = source.begins(), source.last()
+    start = source.begins()
+    last = source.last(start)
     _require(last >= 1, f"last() is {last}: give the source rows in window 1 at least")
     windows = [source.read(number, start) for number in range(min(last, 20) + 1)]
     for number, window in enumerate(windows):

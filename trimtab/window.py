@@ -319,8 +319,8 @@ class Source(Protocol):
         """Return the instant or row number at which window 1 begins."""
         ...
 
-    def last(self) -> int:
-        """Return the number of the last window that holds rows."""
+    def last(self, start: int) -> int:
+        """Return the number of the last window that holds rows, where window 1 begins at ``start``."""
         ...
 
     def read(self, number: int, start: int) -> Window:

@@ -64,7 +64,7 @@ class Scanner:
 
 
 OLD_SCANNER = Scanner()
-NEW_SCANNER = Scanner(contrast=0.7, offset=0.10, blur=1.0, noise=0.08)
+NEW_SCANNER = Scanner(contrast=0.65, offset=0.10, blur=1.0, noise=0.08)
 
 
 @dataclass(frozen=True)
