@@ -501,3 +501,9 @@ def test_feature_named_like_an_output_does_not_export(tmp_path: Path) -> None:
     model = Classifier(MLP, epochs=1).fit(bench.data, bench.job())
     with pytest.raises(PluginError, match="feature 'embedding' has the name of an output; rename it"):
         Export().apply(model, bench.data, bench.job())
+
+
+def test_a_model_that_asks_for_another_factory_is_not_rebuilt(parent: Model, tmp_path: Path) -> None:
+    copied = altered(parent, tmp_path / "altered", factory="os:getcwd")
+    with pytest.raises(ArtifactError, match="asks for the factory 'os:getcwd', the project names"):
+        FloatModel.load(copied, MLP)

@@ -127,7 +127,8 @@ def _typical_rows(source: Source) -> int:
 
 
 def _rows_note(source: Source, history: Window) -> str:
-    return f"{len(history.frame)} rows before window 1, {source.last(source.begins())} windows of about {_typical_rows(source)} rows"
+    last = source.last(source.begins())
+    return f"{len(history.frame)} rows before window 1, {last} windows of about {_typical_rows(source)} rows"
 
 
 def gate_notes(project: Project, window_rows: int) -> list[str]:

@@ -124,6 +124,8 @@ class Kitchen:
         Of every step.
     threads
         Most threads that a step may use.
+    factory
+        The only factory that a step may call, which the project names.
     """
 
     parent: Model
@@ -132,6 +134,7 @@ class Kitchen:
     store: Path
     seed: int
     threads: int = 1
+    factory: str | None = None
 
     def build(self, recipe: Recipe, gives: str = ONNX) -> Candidate:
         """Build every step that is not built yet.
@@ -171,7 +174,7 @@ class Kitchen:
         begin = time.perf_counter()
         with fill_folder(folder) as draft:
             (draft / "model").mkdir()
-            job = Job(draft / "model", self.seed, self.schema, teacher, self.threads)
+            job = Job(draft / "model", self.seed, self.schema, teacher, self.threads, self.factory)
             try:
                 technique.apply(model, self.data, job)
             except TrimtabError:

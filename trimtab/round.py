@@ -148,7 +148,13 @@ def build(parts: Parts, serving: Serving, prepared: rows.Prepared) -> list[Entry
     planned = search.plan(settings.choices, settings.candidates, parts.runtime.takes)
     recipes = list(dict.fromkeys([*settings.recipes, *planned]))[: settings.candidates]
     kitchen = Kitchen(
-        serving.parent, prepared.data, serving.schema, parts.folder / "steps", parts.project.seed, settings.threads
+        serving.parent,
+        prepared.data,
+        serving.schema,
+        parts.folder / "steps",
+        parts.project.seed,
+        settings.threads,
+        parts.project.model.settings.get("factory"),
     )
     deadline = time.monotonic() + 60 * settings.minutes
     entries: list[Entry] = []

@@ -29,6 +29,9 @@ class Job:
         The newest float parent on the way to this step (what distillation learns from), or None.
     threads
         Most threads that the step may use.
+    factory
+        The factory that the project names. A model's files say which one rebuilds it, and files are
+        not trusted: another than this is not called. None where the project names none.
     """
 
     folder: Path
@@ -36,6 +39,7 @@ class Job:
     schema: Schema
     teacher: Model | None = None
     threads: int = 1
+    factory: str | None = None
 
 
 class Technique(Protocol):

@@ -68,7 +68,7 @@ class Distill:
         """Write the taught model into ``job.folder``."""
         if job.teacher is None:
             raise PluginError("distill has no teacher; put it after a step that trains, or give the round a parent")
-        student, teacher = FloatModel.load(model), FloatModel.load(job.teacher)
+        student, teacher = (FloatModel.load(m, job.factory) for m in (model, job.teacher))
         if student.spec.schema.classes != teacher.spec.schema.classes:
             raise PluginError(
                 f"distill: the teacher's classes {list(teacher.spec.schema.classes)} are not the student's "

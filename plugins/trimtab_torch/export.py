@@ -104,7 +104,7 @@ class Export:
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the exported model into ``job.folder``."""
-        loaded = FloatModel.load(model)
+        loaded = FloatModel.load(model, job.factory)
         schema = loaded.spec.schema
         taken = {PROBABILITIES, EMBEDDING} & {i.name for i in schema.inputs}
         if taken:

@@ -83,7 +83,7 @@ class PruneChannel:
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the narrower model into ``job.folder``."""
-        whole = FloatModel.load(model)
+        whole = FloatModel.load(model, job.factory)
         with workbench(job):
             network, left_alone = self._shrink(whole)
         before, after = _channels(whole.network), _channels(network)

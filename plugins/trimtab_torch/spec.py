@@ -90,8 +90,13 @@ class FloatModel:
         return model
 
     @classmethod
-    def load(cls, model: Model) -> FloatModel:
+    def load(cls, model: Model, factory: str | None = None) -> FloatModel:
         """Rebuild the network that :meth:`save` laid down, with the widths that pruning left.
+
+        Parameters
+        ----------
+        factory
+            The only factory that may be called, or None for any.
 
         Raises
         ------
@@ -100,6 +105,11 @@ class FloatModel:
         """
         described = read_json(model.folder / SPEC)
         spec, widths = _read_spec(described, model.folder)
+        if factory is not None and spec.factory != factory:
+            raise ArtifactError(
+                f"the model in {model.folder} asks for the factory {spec.factory!r}, the project names {factory!r}: "
+                "its files were altered, or model.factory was; set model.factory back, or begin a new project"
+            )
         preprocess = Preprocess(spec.schema)
         with torch.random.fork_rng():
             network = construct(spec, preprocess)

@@ -53,7 +53,7 @@ class Finetune:
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the further trained model into ``job.folder``."""
-        child = FloatModel.load(model)
+        child = FloatModel.load(model, job.factory)
         rows = training_rows(data, child.spec.schema)
         settings = child.spec.settings.but(**asdict(self))
         labels = torch.from_numpy(rows.labels)
@@ -92,5 +92,5 @@ class Scratch:
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the newly trained model into ``job.folder``."""
-        spec = replace(FloatModel.load(model).spec, schema=job.schema)
+        spec = replace(FloatModel.load(model, job.factory).spec, schema=job.schema)
         return fit_fresh(spec, spec.settings.but(**asdict(self)), data, job, self.name)
