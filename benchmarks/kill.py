@@ -1,0 +1,139 @@
+"""Kill -9 at random moments of the demo, each followed by a start that completes; the champion must load in between.
+
+A second process asks the registry for the champion every few seconds all the while, fetches its files, checks their
+digests and lets it predict.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from figures import save
+
+from trimtab.errors import TrimtabError
+from trimtab_mlflow.registry import MlflowRegistry
+
+TRIMTAB = Path(sys.executable).with_name("trimtab")
+
+
+def champion_loads(folder: Path) -> bool | None:
+    """Fetch the champion afresh, check its digests, load it and let it predict; None where there is none yet."""
+    home = folder / ".trimtab" / "digits"
+    if not (home / "mlflow.db").is_file():
+        return None
+    registry = MlflowRegistry(
+        f"sqlite:///{home / 'mlflow.db'}", model="digits", experiment="digits", artifacts=str(home / "artifacts")
+    )
+    number = registry.alias("champion")
+    if number is None:
+        return None
+    with tempfile.TemporaryDirectory() as place:
+        package = registry.fetch(number, Path(place) / "package")
+        session = onnxruntime.InferenceSession(package / "model" / "model.onnx")
+        out = session.run(["probabilities"], {"image": np.zeros((2, 1, 32, 32), np.float32)})[0]
+    return bool(np.isfinite(out).all())
+
+
+class Watcher(threading.Thread):
+    """Asks for the champion all the while."""
+
+    def __init__(self, folder: Path, seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.seconds = folder, seconds
+        self.looks, self.failures = 0, [""][:0]
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        while not self.stop.wait(self.seconds):
+            try:
+                found = champion_loads(self.folder)
+            except (TrimtabError, onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException) as error:
+                self.failures.append(str(error))
+                continue
+            if found is not None:
+                self.looks += 1
+                if not found:
+                    self.failures.append("predicts values that are not numbers")
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the demo in a process group of its own."""
+    log = (folder / "log.txt").open("ab")
+    return subprocess.Popen([TRIMTAB, "demo"], cwd=folder, stdout=log, stderr=log, start_new_session=True)
+
+
+def one(folder: Path, moment: float) -> dict[str, Any]:
+    """Start the demo, kill it after ``moment`` seconds, look at the champion, start it again and let it end."""
+    process = start(folder)
+    try:
+        process.wait(moment)
+        killed = False
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        killed = True
+    loads = champion_loads(folder)
+    begin = time.perf_counter()
+    code = start(folder).wait()
+    status = json.loads(
+        subprocess.run([TRIMTAB, "status", "--json"], cwd=folder, check=True, capture_output=True, text=True).stdout
+    )
+    return {
+        "moment": moment,
+        "killed": killed,
+        "champion_loaded_after_kill": loads,
+        "exit": code,
+        "seconds_again": time.perf_counter() - begin,
+        "champion": status["aliases"].get("champion"),
+        "versions": len(status["versions"]),
+        "rounds": len(status["rounds"]),
+        "windows": [w["finding"] for w in status["windows"]],
+    }
+
+
+def main() -> None:
+    """Kill as often as asked, and keep what was seen."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--longest", type=float, default=75.0, help="latest moment of a kill, seconds")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    draw = random.Random(given.seed)  # noqa: S311 (moments of a kill, no secrets)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        watcher = Watcher(folder, 4.0)
+        watcher.start()
+        runs = []
+        for number in range(given.kills):
+            run = one(folder, draw.uniform(0.5, given.longest))
+            runs.append(run)
+            print(number + 1, json.dumps(run), flush=True)
+        watcher.stop.set()
+        watcher.join()
+    good = [r for r in runs if r["exit"] == 0 and r["champion"] == 2 and r["versions"] == 2 and r["rounds"] == 1]
+    figures = {
+        "kills": sum(r["killed"] for r in runs),
+        "completed": len(good),
+        "champion_looked_at": watcher.looks,
+        "champion_failed_to_load": len(watcher.failures),
+        "failures": watcher.failures[:5],
+        "runs": runs,
+    }
+    print({k: v for k, v in figures.items() if k != "runs"}, save("kill", figures, given.seed))
+
+
+if __name__ == "__main__":
+    main()
