@@ -69,7 +69,7 @@ def find(kind: Kind, name: str) -> type[Any]:
     point = points[name]
     try:
         loaded: type[Any] = point.load()
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         extra = point.extras[0] if point.extras else None
         way = f"pip install 'trimtab[{extra}]'" if extra else "install what it imports"
         raise PluginError(f"{singular} {name!r} ({point.value}) does not import: {error}; {way}") from error

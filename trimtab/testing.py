@@ -188,8 +188,10 @@ class Material:
         return models[technique.takes]
 
     def apply(self, technique: Technique) -> Model:
-        """Let the technique work in a new folder."""
-        return technique.apply(self.model_for(technique), self.data, self.job("step", teacher=self.parent))
+        """Let the technique work in a new folder, away from the working folder of whoever runs the checks."""
+        model, job = self.model_for(technique), self.job("step", teacher=self.parent)
+        with tempfile.TemporaryDirectory(dir=self.base) as elsewhere, contextlib.chdir(elsewhere):
+            return technique.apply(model, self.data, job)
 
     def trial(self, technique: Technique) -> Trial:
         """Let the technique work once, watched; what several checks look at is made one time."""
