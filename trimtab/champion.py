@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from trimtab.artifact import FLOAT, Model, read_json
@@ -20,47 +18,12 @@ from trimtab.journal import Promotion
 from trimtab.monitor import Sample
 from trimtab.parts import Parts
 from trimtab.registry import CHALLENGER, CHAMPION, PREVIOUS
+from trimtab.serving import Serving
 from trimtab.window import Schema, Window
 
-__all__ = ["Serving", "load", "observe", "promote", "reconcile", "rollback", "unseen"]
+__all__ = ["load", "observe", "promote", "reconcile", "rollback", "unseen"]
 
 BATCH = 256
-
-
-@dataclass(frozen=True)
-class Serving:
-    """A version, loaded and verified, with what it was judged and fitted on.
-
-    Parameters
-    ----------
-    version
-        Its number in the registry.
-    package
-        Folder with its files.
-    schema
-        Frozen when it was trained.
-    session
-        The model that serves.
-    parent
-        The float model that the next round starts from.
-    reference
-        Held-back rows through its eyes: what windows are compared with.
-    fitted
-        Groups that it and its ancestors were fitted to (uint64, sorted); empty where rows are their own groups.
-    """
-
-    version: int
-    package: Path
-    schema: Schema
-    session: Session
-    parent: Model
-    reference: Sample
-    fitted: npt.NDArray[np.uint64]
-
-    @property
-    def model(self) -> Model:
-        """The files that serve."""
-        return Model.at(self.package / "model", "onnx")
 
 
 def load(parts: Parts, number: int) -> Serving:

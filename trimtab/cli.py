@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from trimtab.errors import InputError, TrimtabError
 
@@ -109,9 +110,9 @@ def check(config: Config, overrides: Overrides = None, as_json: AsJson = False) 
         _print_json(result)
     else:
         for problem in result["problems"]:
-            err.print(f"[red]problem[/] {problem}", highlight=False)
+            err.print("[red]problem[/]", Text(problem), highlight=False, soft_wrap=True)
         for note in result["notes"]:
-            out.print(note, highlight=False)
+            out.print(Text(note), highlight=False, soft_wrap=True)
         if not result["problems"]:
             out.print(f"[green]{config} is sound[/]")
     if result["problems"]:
@@ -185,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _give_up(error: Exception, given: Sequence[str], code: int, message: str) -> None:
     if debugging:
         err.print_exception()
-    err.print(f"[bold red]error[/] {message}", highlight=False, markup=True)
+    err.print("[bold red]error[/]", Text(message), highlight=False, soft_wrap=True)
     _record(given, message, code)
     sys.exit(code)
 
@@ -241,9 +242,9 @@ def _finish(config: Path, overrides: Sequence[str], reports: Sequence[Report], a
         _print_json(report)
     else:
         _show(report)
-    problems = [problem for r in reports for problem in r.problems]
-    for problem in problems:
-        err.print(f"[yellow]to mend[/] {problem}", highlight=False)
+    problems = [(r.window, problem) for r in reports for problem in r.problems]
+    for window, problem in problems:
+        err.print("[yellow]to mend[/]", Text(f"after window {window}: {problem}"), highlight=False, soft_wrap=True)
     if problems:
         raise typer.Exit(InputError.exit_code)
 

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from trimtab import champion, rows
 from trimtab.artifact import Model, fill_folder
-from trimtab.champion import Serving
+from trimtab.entry import Entry
 from trimtab.errors import DataError, PluginError, SettingsError, TrimtabError
 from trimtab.evidence import Bench
 from trimtab.journal import Round
 from trimtab.lineage import Context
 from trimtab.parts import Parts
 from trimtab.recipe import Kitchen, Recipe
-from trimtab.round import Entry, log_candidates
+from trimtab.round import log_candidates
 from trimtab.search import converter
+from trimtab.serving import Serving
 from trimtab.technique import FLOAT, Job
 from trimtab.window import Schema
 

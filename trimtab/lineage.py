@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,15 +15,13 @@ from trimtab import rows
 from trimtab.artifact import fill_folder, write_json
 from trimtab.benchmark import Scores
 from trimtab.candidate import Candidate
-from trimtab.champion import Serving
 from trimtab.data import Role
+from trimtab.entry import Entry
 from trimtab.journal import Round
 from trimtab.parts import Parts
 from trimtab.registry import CandidateLog, DatasetLog, RoundLog, Version
+from trimtab.serving import Serving
 from trimtab.window import Schema
-
-if TYPE_CHECKING:
-    from trimtab.round import Entry
 
 __all__ = ["Context", "describe", "package"]
 

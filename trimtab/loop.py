@@ -10,13 +10,13 @@ import numpy as np
 
 from trimtab import champion, first, round
 from trimtab.benchmark import correctness
-from trimtab.champion import Serving
 from trimtab.data import Rows
 from trimtab.errors import DataError, TrimtabError
 from trimtab.journal import Quality, Round
 from trimtab.monitor import Answer, Finding, Monitor, Sample
 from trimtab.parts import Parts
 from trimtab.round import optimize
+from trimtab.serving import Serving
 from trimtab.trigger import Action, Decision
 from trimtab.window import MISSING_LABEL, Window
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trimtab import discover
 from trimtab.benchmark import Runtime
@@ -13,12 +13,10 @@ from trimtab.executor import Direct, Executor, Progress, Silent
 from trimtab.journal import Journal
 from trimtab.monitor import Monitor
 from trimtab.registry import Registry
+from trimtab.serving import Serving
 from trimtab.settings import Project
 from trimtab.technique import Trainer
 from trimtab.window import Source, Window
-
-if TYPE_CHECKING:
-    from trimtab.champion import Serving
 
 __all__ = ["Parts", "assemble"]
 

@@ -6,53 +6,22 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from trimtab import champion, rows, search
 from trimtab.artifact import Model
 from trimtab.benchmark import Scores
-from trimtab.candidate import Candidate
-from trimtab.champion import Serving
+from trimtab.entry import Entry
 from trimtab.errors import ArtifactError, InputError, TrimtabError
 from trimtab.evidence import Bench
-from trimtab.gate import Outcome, Verdict
+from trimtab.gate import Outcome
 from trimtab.journal import Round
 from trimtab.lineage import CONFIDENCE, Context
 from trimtab.parts import Parts
 from trimtab.recipe import Kitchen, Recipe
 from trimtab.registry import CHALLENGER
+from trimtab.serving import Serving
 
-__all__ = ["Entry", "optimize", "request"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One candidate of a round: what became of its recipe.
-
-    Parameters
-    ----------
-    recipe
-        What was asked for.
-    candidate
-        What was built, or None.
-    error
-        Why it was not built, or None.
-    scores, verdict
-        None where it was not built or measured.
-    """
-
-    recipe: Recipe
-    candidate: Candidate | None = None
-    error: str | None = None
-    scores: Scores | None = None
-    verdict: Verdict | None = None
-
-    @property
-    def outcome(self) -> str:
-        """In one word."""
-        if self.error is not None:
-            return "failed"
-        return "first" if self.verdict is None else self.verdict.outcome.value
+__all__ = ["optimize", "request"]
 
 
 def request(parts: Parts, window: int, cause: str, reasons: Sequence[str]) -> Round:

@@ -1,0 +1,52 @@
+"""A version as it serves: loaded, verified, with its reference and the groups it was fitted to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trimtab.artifact import Model
+from trimtab.benchmark import Session
+from trimtab.monitor import Sample
+from trimtab.window import Schema
+
+__all__ = ["Serving"]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A version, loaded and verified, with what it was judged and fitted on.
+
+    Parameters
+    ----------
+    version
+        Its number in the registry.
+    package
+        Folder with its files.
+    schema
+        Frozen when it was trained.
+    session
+        The model that serves.
+    parent
+        The float model that the next round starts from.
+    reference
+        Held-back rows through its eyes: what windows are compared with.
+    fitted
+        Groups that it and its ancestors were fitted to (uint64, sorted); empty where rows are their own groups.
+    """
+
+    version: int
+    package: Path
+    schema: Schema
+    session: Session
+    parent: Model
+    reference: Sample
+    fitted: npt.NDArray[np.uint64]
+
+    @property
+    def model(self) -> Model:
+        """The files that serve."""
+        return Model.at(self.package / "model", "onnx")
