@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,60 @@ def test_a_trainer_that_raises_is_named(tmp_path: Path) -> None:
     assert run(parts)[-1].decision is None
 
 
+def test_windows_close_by_the_clock_or_by_the_rows_after_them(tmp_path: Path) -> None:
+    there = world(tmp_path, calm(10))
+    assert [r.window for r in loop.watch(there.process())] == [1]
+    fakes.stream(there.stream, fakes.STREAMS[there.stream], fakes.quiet(1, 13))
+    assert [r.window for r in loop.watch(there.process())] == [2]
+    assert [r.window for r in loop.watch(there.process())] == []
+
+
+def test_what_is_not_built_in_time_is_left_out_and_says_so(tmp_path: Path) -> None:
+    hurried = {"techniques": ["recentre", "convert", "spoil"], "minutes": 1e-9}
+    there = world(tmp_path, drift(), optimize=hurried)
+    done = next(r.round for r in run(there.process()) if r.round is not None)
+    built, *left_out = done.detail["candidates"]
+    assert built["outcome"] != "failed"
+    assert [c["reasons"] for c in left_out] == [["not built: optimize.minutes (1e-09) were spent"]] * 2
+
+
+def test_a_round_after_which_another_promotion_came_first_is_lost(tmp_path: Path) -> None:
+    there = world(tmp_path, drift())
+    parts = there.process()
+    run(parts)
+    asked = request_by_hand(parts, "curious")
+    champion.rollback(parts, "undo", "somebody's wish")
+    done = optimize(there.process(), asked)
+    assert (done.state, done.outcome) == ("closed", "lost")
+    assert there.registry.aliases == {CHAMPION: 1, PREVIOUS: 2}
+    assert len(there.registry.versions()) == 2
+
+
+def test_a_round_that_loses_the_epoch_at_its_end_yields_and_a_later_one_judges_again(tmp_path: Path) -> None:
+    there = world(tmp_path, drift())
+    parts = there.process()
+    for report in loop.watch(parts, replay=True):
+        if report.window == 2:
+            break
+    meddling = dataclasses.replace(there.process(), registry=Meddling(there))
+    rounds = [r.round for r in run(meddling) if r.round is not None]
+    assert [(r.window, r.outcome) for r in rounds] == [(3, "lost"), (5, "promoted")]
+    assert [p.operation for p in parts.journal.promotions()] == ["p:first", "somebody", rounds[1].operation]
+    assert there.registry.aliases == {CHAMPION: 3, PREVIOUS: 1}
+
+
+class Meddling:
+    """A registry during whose ``create_version`` somebody else promotes."""
+
+    def __init__(self, there: fakes.World) -> None:
+        self.there = there
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "create_version":
+            self.there.process().journal.promote("somebody", 1, after=1, kind="approved", detail={})
+        return getattr(self.there.registry, name)
+
+
 # the registry
 
 
@@ -352,8 +406,16 @@ def remembered(parts: Parts) -> dict[str, Any]:
         "aliases": {name: registry.alias(name) for name in (CHAMPION, PREVIOUS, CHALLENGER)},
         "versions": [(v.number, v.operation, v.digests, v.tags) for v in registry.versions()],
         "outcomes": registry.outcomes,
+        "records": {(kind, str(detail)) for _, kind, detail in records_without_paths(journal)},
         "runs": {k: (r, log.params, log.failed) for k, (r, log) in registry.candidates.items()},
     }
+
+
+def records_without_paths(journal: Journal) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """What was told apart from repairs, which only a kill calls for, and from where this home lies."""
+    for at, kind, detail in journal.records():
+        if kind != "repair":
+            yield at, kind, {key: value for key, value in detail.items() if key != "path"}
 
 
 def short_drift() -> str:
@@ -361,14 +423,28 @@ def short_drift() -> str:
     return fakes.stream("short-drift", *rows)
 
 
-def test_killed_after_any_write_and_started_again_it_ends_the_same(tmp_path: Path) -> None:
-    unharmed = fakes.World(tmp_path / "unharmed", short_drift(), ONE_CANDIDATE)
+def broken_and_hopeless() -> str:
+    return fakes.stream("hopeless", fakes.quiet(400, 80), fakes.broken(200, 81), fakes.noise(200, 82))
+
+
+@pytest.mark.parametrize(
+    ("stream", "aliases", "actions"),
+    [
+        (short_drift, {CHAMPION: 2, PREVIOUS: 1, CHALLENGER: None}, ["ignore", "optimize", "ignore"]),
+        (broken_and_hopeless, {CHAMPION: 1, PREVIOUS: None, CHALLENGER: 2}, ["quarantine", "optimize"]),
+    ],
+)
+def test_killed_after_any_write_and_started_again_it_ends_the_same(
+    tmp_path: Path, stream: Callable[[], str], aliases: dict[str, int | None], actions: list[str]
+) -> None:
+    unharmed = fakes.World(tmp_path / "unharmed", stream(), ONE_CANDIDATE)
     run(unharmed.process())
     expected = remembered(unharmed.process())
-    assert expected["aliases"] == {CHAMPION: 2, PREVIOUS: 1, CHALLENGER: None}
+    assert expected["aliases"] == aliases
+    assert [action for _, _, _, action, _ in expected["windows"]] == actions
     differing: dict[str, list[str]] = {}
     for dies_after in itertools.count():
-        there = fakes.World(tmp_path / f"killed-{dies_after}", short_drift(), ONE_CANDIDATE)
+        there = fakes.World(tmp_path / f"killed-{dies_after}", stream(), ONE_CANDIDATE)
         try:
             run(mortal(there.process(), dies_after))
             break
