@@ -43,13 +43,14 @@ def load(parts: Parts, number: int) -> Serving:
 def open_package(parts: Parts, number: int, package: Path) -> Serving:
     """Load the files of one package."""
     schema = Schema.model_validate(read_json(package / "schema.json"))
-    session = parts.runtime.load(Model.at(package / "model", parts.runtime.takes), parts.project.target)
+    model = Model.at(package / "model", parts.runtime.takes)
+    session = parts.runtime.load(model, parts.project.target)
     with np.load(package / "fitted.npz", allow_pickle=False) as file:
         fitted = file["groups"]
     reference = observe(session, schema, pd.read_parquet(package / "reference.parquet"), 0)
     if reference.probabilities is None or not np.isfinite(reference.probabilities).all():
         raise ArtifactError(f"version {number} predicts values that are not numbers on its own reference")
-    return Serving(number, package, schema, session, Model.at(package / "parent", FLOAT), reference, fitted)
+    return Serving(number, package, model, schema, session, Model.at(package / "parent", FLOAT), reference, fitted)
 
 
 def observe(session: Session, schema: Schema, frame: pd.DataFrame, number: int) -> Sample:

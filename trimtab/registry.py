@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 
 import pandas as pd
 
-from trimtab.artifact import Model, sha256_file, verify
+from trimtab.artifact import Model, fill_folder, sha256_file, verify
 from trimtab.errors import ArtifactError, ServiceError
 
 __all__ = [
@@ -115,8 +115,9 @@ class Registry(Protocol):
     Every write carries an operation id, and doing it again changes nothing. A server that does not
     answer is a :class:`~trimtab.errors.ServiceError`.
 
-    A version's *package* is a folder: ``model.onnx`` (what serves), ``parent/`` (the float model it
-    was cut from), ``schema.json``, ``reference.parquet`` and ``recipe.json``.
+    A version's *package* is a folder: ``model/`` (what serves), ``parent/`` (the float model it was
+    cut from), ``schema.json``, ``reference.parquet``, ``recipe.json`` and ``fitted.npz`` (the groups
+    that it was trained on). An alias or a tag for an unknown version is an ArtifactError.
     """
 
     name: ClassVar[str]
@@ -237,11 +238,11 @@ class MemoryRegistry:
     def fetch(self, number: int, folder: Path) -> Path:
         """Copy a version's package to ``folder`` and check it."""
         self.ready()
-        version = next((v for v in self._versions if v.number == number), None)
-        if version is None:
-            raise ArtifactError(f"version {number} is not registered; registered: {len(self._versions)}")
+        self._known(number)
+        version = next(v for v in self._versions if v.number == number)
         if not folder.is_dir():
-            shutil.copytree(self.folder / str(number), folder)
+            with fill_folder(folder) as draft:
+                shutil.copytree(self.folder / str(number), draft, dirs_exist_ok=True)
         verify(folder, version.digests)
         return folder
 
@@ -256,12 +257,18 @@ class MemoryRegistry:
         if number is None:
             self.aliases.pop(name, None)
         else:
-            self.aliases[name] = number
+            self.aliases[name] = self._known(number)
 
     def tag_version(self, number: int, tags: Mapping[str, str]) -> None:
         """Add tags to a version."""
-        self.ready()
+        self._known(number)
         self._versions = [replace(v, tags={**v.tags, **tags}) if v.number == number else v for v in self._versions]
+
+    def _known(self, number: int) -> int:
+        self.ready()
+        if all(v.number != number for v in self._versions):
+            raise ArtifactError(f"version {number} is not registered; registered: {len(self._versions)}")
+        return number
 
     def links(self) -> Mapping[str, str]:
         """Return nothing: there is nothing to see."""

@@ -26,6 +26,8 @@ class Serving:
         Its number in the registry.
     package
         Folder with its files.
+    model
+        The files that serve, in the runtime's format.
     schema
         Frozen when it was trained.
     session
@@ -40,13 +42,9 @@ class Serving:
 
     version: int
     package: Path
+    model: Model
     schema: Schema
     session: Session
     parent: Model
     reference: Sample
     fitted: npt.NDArray[np.uint64]
-
-    @property
-    def model(self) -> Model:
-        """The files that serve."""
-        return Model.at(self.package / "model", "onnx")
