@@ -152,15 +152,21 @@ def test_batches_change_nothing(rows: int, batch: int) -> None:
     assert sum(says.batches) == rows
 
 
-@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=60), st.sampled_from([0.8, 0.95, 0.99]))
-def test_the_interval_of_a_share_holds_it_and_stays_within_zero_and_one(right: list[float], level: float) -> None:
-    interval = proportion(np.array(right), level)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.integers(0, 9)), min_size=1, max_size=60),
+    st.sampled_from([0.8, 0.95, 0.99]),
+)
+def test_the_interval_of_a_share_holds_it_and_stays_within_zero_and_one(
+    drawn: list[tuple[float, int]], level: float
+) -> None:
+    right, groups = (np.array(column) for column in zip(*drawn, strict=True))
+    interval = proportion(right, groups.astype(np.uint64), level)
     assert 0.0 <= interval.low <= interval.value + 1e-12
     assert interval.value - 1e-12 <= interval.high <= 1.0
 
 
 def test_no_rows_say_nothing() -> None:
-    interval = proportion(np.zeros(0), 0.95)
+    interval = proportion(np.zeros(0), np.zeros(0, np.uint64), 0.95)
     assert np.isnan(interval.value)
     assert (interval.low, interval.high) == (0.0, 1.0)
 
@@ -169,6 +175,13 @@ def test_no_rows_say_nothing() -> None:
 def test_a_target_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Target.model_validate(wrong)
+
+
+def test_rows_of_one_group_make_the_interval_of_a_share_wider() -> None:
+    right = np.repeat([1.0, 1.0, 1.0, 0.0], 50)
+    alone = proportion(right, np.arange(200, dtype=np.uint64), 0.95)
+    together = proportion(right, np.repeat(np.arange(4, dtype=np.uint64), 50), 0.95)
+    assert together.high - together.low > 4 * (alone.high - alone.low)
 
 
 # what was measured

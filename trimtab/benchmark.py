@@ -152,22 +152,44 @@ class Scores:
 
     def quality(self, confidence: float) -> Interval:
         """Return the share of right predictions on the judge rows with its Wilson interval."""
-        return proportion(self.judged, confidence)
+        return proportion(self.judged, self.groups, confidence)
 
 
-def proportion(right: npt.NDArray[np.float64], confidence: float) -> Interval:
+def proportion(right: npt.NDArray[np.float64], groups: npt.NDArray[np.uint64], confidence: float) -> Interval:
     """Return a share of successes with its Wilson score interval; all of [0, 1] for no rows.
+
+    Counts are divided by the design effect of the groups, whose rows are not independent.
 
     Examples
     --------
-    >>> f"{proportion(np.array([1.0, 1, 1, 0]), 0.95):.2f}"
+    >>> f"{proportion(np.array([1.0, 1, 1, 0]), np.arange(4, dtype=np.uint64), 0.95):.2f}"
     '0.75 (0.30 to 0.95)'
     """
     if len(right) == 0:
         return Interval(float("nan"), 0.0, 1.0)
-    test = stats.binomtest(int(right.sum()), len(right))
+    count = max(1, round(len(right) / design_effect(right, groups)))
+    test = stats.binomtest(round(float(right.mean()) * count), count)
     ci = test.proportion_ci(confidence_level=confidence, method="wilson")
     return Interval(float(right.mean()), float(ci.low), float(ci.high))
+
+
+def design_effect(values: npt.NDArray[np.float64], groups: npt.NDArray[np.uint64]) -> float:
+    """Return how much larger the variance of the mean is than with independent rows; at least 1.
+
+    Examples
+    --------
+    >>> design_effect(np.array([1.0, 1, -1, -1]), np.array([1, 1, 2, 2], np.uint64))
+    2.0
+    """
+    codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
+    if len(sizes) == len(values):
+        return 1.0
+    if len(sizes) < 2:
+        return float(len(values))  # rows of one thing are one observation
+    centred = values - values.mean()
+    alone = float((centred**2).sum())
+    together = float((np.bincount(codes, weights=centred) ** 2).sum())
+    return max(1.0, together / alone) if alone > 0 else 1.0
 
 
 def correctness(session: Session, rows: Rows, batch: int = 256) -> npt.NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import stats
 
-from trimtab.benchmark import Interval, Scores
+from trimtab.benchmark import Interval, Scores, design_effect
 
 __all__ = ["Gate", "Outcome", "Verdict", "paired_difference", "rows_needed"]
 
@@ -250,25 +250,6 @@ def paired_difference(
     )
     middle = p_better - p_worse
     return Interval(float(difference.mean()), max(-1.0, middle - spread), min(1.0, middle + spread))
-
-
-def design_effect(values: npt.NDArray[np.float64], groups: npt.NDArray[np.uint64]) -> float:
-    """Return how much larger the variance of the mean is than with independent rows; at least 1.
-
-    Examples
-    --------
-    >>> design_effect(np.array([1.0, 1, -1, -1]), np.array([1, 1, 2, 2], np.uint64))
-    2.0
-    """
-    codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
-    if len(sizes) == len(values):
-        return 1.0
-    if len(sizes) < 2:
-        return float(len(values))  # rows of one thing are one observation
-    centred = values - values.mean()
-    alone = float((centred**2).sum())
-    together = float((np.bincount(codes, weights=centred) ** 2).sum())
-    return max(1.0, together / alone) if alone > 0 else 1.0
 
 
 def disagreement(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:

@@ -453,10 +453,14 @@ class Journal:
 
     # records
 
-    def record(self, kind: str, detail: Mapping[str, Any]) -> None:
-        """Remember anything else: an error, a quarantine, a repair."""
+    def record(self, kind: str, detail: Mapping[str, Any], operation: str | None = None) -> None:
+        """Remember anything else: an error, a quarantine, a repair; once an operation, where one is given."""
         with self._write() as session:
-            session.add(RecordRow(project=self.project, kind=kind, detail=dict(detail), at=now()))
+            same = (RecordRow.project == self.project, RecordRow.operation == operation)
+            if operation is None or session.scalars(select(RecordRow).where(*same)).first() is None:
+                session.add(
+                    RecordRow(project=self.project, operation=operation, kind=kind, detail=dict(detail), at=now())
+                )
 
     def records(self, kind: str | None = None) -> list[tuple[str, str, Mapping[str, Any]]]:
         """Return (instant, kind, detail) of every record, oldest first."""

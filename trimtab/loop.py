@@ -117,7 +117,8 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     if decision.action is Action.OPTIMIZE:
         asked = round.request(parts, number, decision.cause or "", decision.reasons)
     elif decision.action is Action.QUARANTINE:
-        parts.journal.record("quarantine", {"window": number, "reasons": list(decision.reasons)})
+        quarantine = {"window": number, "reasons": list(decision.reasons)}
+        parts.journal.record("quarantine", quarantine, f"quarantine:{number}")
     parts.journal.record_window(
         number, window.start, window.end, len(window.frame), serving.version, decision, time.perf_counter() - begin
     )
@@ -179,9 +180,8 @@ def _explain(parts: Parts, monitor: Monitor, serving: Serving, sample: Sample) -
     path = parts.folder / "reports" / f"window-{sample.number}-{monitor.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     if monitor.report(serving.reference, sample, path):
-        parts.journal.record(
-            "report", {"window": sample.number, "monitor": monitor.name, "path": str(path), "version": serving.version}
-        )
+        page = {"window": sample.number, "monitor": monitor.name, "path": str(path), "version": serving.version}
+        parts.journal.record("report", page, f"report:{sample.number}:{monitor.name}:{serving.version}")
 
 
 def _judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str], list[Finding]]:

@@ -123,11 +123,13 @@ class PromotionRow(Base):
 
 
 class RecordRow(Base):
-    """Anything else worth keeping: errors, quarantines, repairs."""
+    """Anything else worth keeping: errors, quarantines, repairs; once an operation, where one is given."""
 
     __tablename__ = "records"
+    __table_args__ = (UniqueConstraint("project", "operation"),)
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     project: Mapped[str] = mapped_column(String(100))
+    operation: Mapped[str | None] = mapped_column(String(200))
     kind: Mapped[str] = mapped_column(String(40))
     detail: Mapped[dict[str, Any]]
     at: Mapped[str] = mapped_column(String(40))
