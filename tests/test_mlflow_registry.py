@@ -37,6 +37,7 @@ from trimtab.registry import (
     Version,
     digests_of,
 )
+from trimtab.testing import yield_checks
 from trimtab_mlflow import MlflowRegistry
 from trimtab_mlflow.datasets import HASHED_ROWS, digest_of
 from trimtab_mlflow.server import shown
@@ -635,3 +636,8 @@ def test_a_tensor_has_one_digest_however_it_is_held(tmp_path: Path) -> None:
 def test_the_digest_of_many_rows_reads_the_last_one() -> None:
     frame = pd.DataFrame({"a": np.zeros(HASHED_ROWS * 3)})
     assert digest_of(frame) != digest_of(frame.assign(a=np.r_[frame["a"][:-1], 1.0]))
+
+
+def test_every_registry_keeps_the_public_contract(registry: Registry) -> None:
+    for check in yield_checks("registries", registry):
+        check()

@@ -636,7 +636,17 @@ def _register(registry: Registry, material: Material, operation: str) -> Any:
     for name in ("schema.json", "parent/spec.json"):
         (package / name).write_text(f'{{"operation": "{operation}"}}')
     run = registry.log_round(RoundLog(f"{operation}:round", operation, {"trimtab.trigger": "worse"}, {"seed": "1"}))
-    log = CandidateLog(f"{operation}:candidate", operation, {}, {"recipe": "export"}, {"quality": 0.5})
+    example = material.rows.take(np.arange(2)).inputs
+    log = CandidateLog(
+        operation=f"{operation}:candidate",
+        name=operation,
+        tags={},
+        params={"recipe": "export"},
+        metrics={"quality": 0.5},
+        model=material.exported,
+        example=example,
+        outputs=material.serving.load(material.exported, Target()).run(example),
+    )
     candidate = registry.log_candidate(run, log)
     version = registry.create_version(candidate, operation, package, {"trimtab.epoch": "1"}, "a version of the checks")
     registry.close_round(run, "promoted", {"trimtab.outcome": "promoted"})

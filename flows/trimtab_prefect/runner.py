@@ -50,6 +50,7 @@ class PrefectRunner:
 def _ready(config: Path, overrides: Sequence[str], progress: Progress) -> Iterator[None]:
     """Connect the parts while the server starts: both take seconds, and a wrong setting need not wait for it."""
     project = Project.load(config, overrides)
+    progress.say(f"Prefect: {server.described()}")
     with _quiet(), server.reached() as wait:
         parts = assemble(project, beside=config.parent, executor=PrefectExecutor(), progress=progress)
         wait()

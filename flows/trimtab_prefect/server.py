@@ -27,12 +27,18 @@ from prefect.settings import (
 
 from trimtab.errors import ServiceError
 
-__all__ = ["reached"]
+__all__ = ["described", "reached"]
 
 LOOPBACK = "127.0.0.1"
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 WAY_OUT = "run with --direct to do without Prefect"
+
+
+def described() -> str:
+    """Say which server the flows will run against."""
+    url = PREFECT_API_URL.value()
+    return url or "starting an embedded server (set PREFECT_API_URL to use your own, --direct to run without)"
 
 
 @contextmanager
