@@ -14,7 +14,7 @@ from trimtab import discover, search
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import DataError, TrimtabError
 from trimtab.gate import rows_needed
-from trimtab.parts import monitors_of, registry_of, source_of
+from trimtab.parts import monitors_of, read, registry_of, runtime_of, source_of
 from trimtab.rows import golden_rows
 from trimtab.settings import Project
 from trimtab.technique import Job, Trainer
@@ -47,10 +47,10 @@ def examine(config: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             part()
     with _noted(problems):
         source = source_of(project)
-        history = source.read(0, source.begins())
+        history = read(project, source, 0, source.begins())
         notes.append(_rows_note(source, history))
         schema = _schema(project, history)
-        _encode_all(source, schema)
+        _encode_all(project, source, schema)
         with _noted(problems):
             golden_rows(project, schema, "")
         _try_model(project, schema, history)
@@ -71,9 +71,7 @@ def _parts(project: Project) -> list[Callable[[], object]]:
     return [
         lambda: monitors_of(project),
         lambda: discover.build("trainers", project.model.trainer, project.model.settings, "model"),
-        lambda: discover.build("runtimes", project.target.runtime, {}, "targets"),
-        lambda: search.plan(project.optimize.choices, project.optimize.candidates),
-        lambda: [recipe.check() for recipe in project.optimize.recipes],
+        lambda: runtime_of(project),
         lambda: registry_of(project).ready(),
     ]
 
@@ -94,10 +92,10 @@ def _schema(project: Project, history: Window) -> Schema:
     )
 
 
-def _encode_all(source: Source, schema: Schema) -> None:
+def _encode_all(project: Project, source: Source, schema: Schema) -> None:
     """Read the first and the last window as the monitors will."""
     for number in {1, source.last(source.begins())} - {0}:
-        window = source.read(number, source.begins())
+        window = read(project, source, number, source.begins())
         if len(window.frame):
             schema.encode(window.frame)
             schema.encode_labels(window.frame)
@@ -106,7 +104,7 @@ def _encode_all(source: Source, schema: Schema) -> None:
 def _try_model(project: Project, schema: Schema, history: Window) -> None:
     """Build the model unfitted, convert it, load it, and let it predict."""
     trainer: Trainer = discover.build("trainers", project.model.trainer, project.model.settings, "model")
-    runtime = discover.build("runtimes", project.target.runtime, {}, "targets")
+    runtime = runtime_of(project)
     inputs = schema.encode(history.frame.head(64))
     with tempfile.TemporaryDirectory() as folder:
         jobs = [Job(Path(folder) / name, project.seed, schema) for name in ("float", "converted")]

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from trimtab.errors import PluginError, SettingsError, nearest
+from trimtab.errors import PluginError, SettingsError, TrimtabError, nearest
 
 __all__ = ["KINDS", "Kind", "build", "find", "installed", "load_object", "make"]
 
@@ -73,6 +73,10 @@ def find(kind: Kind, name: str) -> type[Any]:
         extra = point.extras[0] if point.extras else None
         way = f"pip install 'trimtab[{extra}]'" if extra else "install what it imports"
         raise PluginError(f"{singular} {name!r} ({point.value}) does not import: {error}; {way}") from error
+    except Exception as error:  # a stranger's module may raise anything while it imports
+        raise PluginError(
+            f"{singular} {name!r} ({point.value}) does not import: it raised {type(error).__name__}: {error}; mend it"
+        ) from error
     return loaded
 
 
@@ -88,9 +92,14 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any], where: str) -> Any
     ------
     SettingsError
         For an unknown setting (with the nearest right one) or a value against its type or rule.
+    PluginError
+        When there is no such plugin, or it does not import or raises.
     """
-    made: Any = make(find(kind, name), name, settings, where)
-    return made
+    try:
+        cls = find(kind, name)
+    except PluginError as error:
+        raise PluginError(f"{where}: {error}") from error
+    return make(cls, name, settings, where)
 
 
 def make(cls: type[Any], name: str, settings: Mapping[str, Any], where: str) -> Any:
@@ -109,6 +118,13 @@ def make(cls: type[Any], name: str, settings: Mapping[str, Any], where: str) -> 
         raise SettingsError(f"{at}: {message}, got {first.get('input')!r}") from error
     except (TypeError, ValueError) as error:
         raise SettingsError(f"{where}: {error}") from error
+    except TrimtabError:
+        raise
+    except Exception as error:  # a stranger's class may raise anything
+        raise PluginError(
+            f"{where}: {name} raised {type(error).__name__} when it was made: {error}; "
+            f"change the settings under {where}, or mend the plugin"
+        ) from error
 
 
 def look_beside(folder: Path) -> None:

@@ -217,8 +217,9 @@ class _FileSource(ABC):
 class CsvSource(_FileSource):
     r"""Rows of CSV files with a header, also compressed (``.csv.gz``).
 
-    The types of the columns are inferred for each file as a whole. Text that pandas reads as missing
-    (``NA``, ``nan``, nothing) is missing.
+    The types of the columns are inferred for each file as a whole; where one cell makes text of a
+    column that the project declares numeric, only the windows that hold such cells get it as text.
+    Text that pandas reads as missing (``NA``, ``nan``, nothing) is missing.
 
     Parameters
     ----------
@@ -259,6 +260,8 @@ class CsvSource(_FileSource):
     >>> window.start, window.frame["x"].tolist(), source.last(source.begins())
     ('2026-01-12T00:00:00+00:00', [2, 3], 1)
     """
+
+    untyped: ClassVar[bool] = True
 
     _format: ClassVar[str] = "CSV"
 

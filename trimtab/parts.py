@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trimtab import discover
+from trimtab import discover, search
 from trimtab.benchmark import Runtime
+from trimtab.errors import PluginError, TrimtabError
 from trimtab.executor import Direct, Executor, Progress, Silent
 from trimtab.journal import Journal
 from trimtab.monitor import Monitor
@@ -16,7 +18,7 @@ from trimtab.registry import Registry
 from trimtab.serving import Serving
 from trimtab.settings import Project
 from trimtab.technique import Trainer
-from trimtab.window import Source, Window
+from trimtab.window import Source, Window, with_numbers
 
 __all__ = ["Parts", "assemble"]
 
@@ -71,7 +73,7 @@ class Parts:
 
     def window(self, number: int) -> Window:
         """Read one window."""
-        return self.source.read(number, self.start)
+        return read(self.project, self.source, number, self.start)
 
 
 def assemble(
@@ -106,7 +108,7 @@ def assemble(
         source=source_of(project),
         monitors=monitors_of(project),
         trainer=discover.build("trainers", project.model.trainer, project.model.settings, "model"),
-        runtime=discover.build("runtimes", project.target.runtime, {}, "targets"),
+        runtime=runtime_of(project),
         registry=registry or registry_of(project),
         journal=journal,
         executor=executor or Direct(),
@@ -122,9 +124,44 @@ def source_of(project: Project, **instead: Any) -> Source:
     return source
 
 
+def read(project: Project, source: Source, number: int, start: int) -> Window:
+    """Read one window; where the source knows no types, as in CSV, with its numeric features as numbers.
+
+    Raises
+    ------
+    PluginError
+        When the source raises something that is not an error of trimtab's.
+    """
+    try:
+        window = source.read(number, start)
+    except TrimtabError:
+        raise
+    except Exception as error:  # a stranger's source may raise anything
+        raise PluginError(
+            f"source {project.source.kind!r} raised {type(error).__name__} on window {number}: {error}; "
+            "mend the source, or name another source.kind"
+        ) from error
+    if not getattr(source, "untyped", False):
+        return window
+    numeric = [name for name, feature in project.features.items() if feature.kind == "numeric"]
+    return dataclasses.replace(window, frame=with_numbers(window.frame, numeric))
+
+
+def runtime_of(project: Project) -> Runtime:
+    """Make the runtime of the project's target, and check that what a round would try can be built for it."""
+    runtime: Runtime = discover.build("runtimes", project.target.runtime, {}, "targets.0.runtime")
+    search.plan(project.optimize.choices, project.optimize.candidates, runtime.takes)
+    for recipe in project.optimize.recipes:
+        recipe.check(runtime.takes)
+    return runtime
+
+
 def monitors_of(project: Project) -> tuple[Monitor, ...]:
     """Make the monitors that the project uses."""
     settings = project.monitors
+    for name in settings.use:
+        if name not in discover.installed("monitors"):
+            discover.build("monitors", name, {}, "monitors.use")
     return tuple(discover.build("monitors", name, settings.settings(name), f"monitors.{name}") for name in settings.use)
 
 

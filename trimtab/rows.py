@@ -170,7 +170,10 @@ def golden_rows(project: Project, schema: Schema, split_key: str) -> Rows | None
     if project.data.golden is None:
         return None
     source = source_of(project, path=project.data.golden, every=sys.maxsize, start=0, timestamp=None)
-    frame = source.read(1, 0).frame
+    try:
+        frame = source.read(1, 0).frame
+    except DataError as error:
+        raise DataError(f"data.golden: {error}") from error
     keys = group_keys(frame, schema, None, 0)
     roles, groups = assign(keys, project.data.split.shares, split_key)
     keep = (roles != Role.TRAIN) if schema.group is not None else np.ones(len(frame), dtype=bool)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -53,6 +54,14 @@ def _windows(value: object) -> int:
 def _every(value: object) -> object:
     match = re.fullmatch(r"(\d+)\s+rows?", str(value).strip())
     return int(match.group(1)) if match else value
+
+
+def _technique(value: object) -> object:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and len(value) == 1 and all(isinstance(v, Mapping | None) for v in value.values()):
+        return value
+    raise ValueError("a technique is a name, or one name with a mapping of its settings, such as finetune: {epochs: 3}")
 
 
 Windows = Annotated[int, BeforeValidator(_windows), Field(ge=0)]
@@ -208,10 +217,12 @@ class MonitorsSettings(Section):
 
     @model_validator(mode="after")
     def _extras_are_monitors(self) -> MonitorsSettings:
-        for key in self.model_extra or {}:
+        for key, value in (self.model_extra or {}).items():
             if key not in self.use:
                 known = [*self.use, "use", "false_alarms"]
                 raise ValueError(f"unknown key {key!r}; neither a setting nor a monitor in use.{nearest(key, known)}")
+            if not isinstance(value, Mapping | None):
+                raise ValueError(f"{key}: a monitor's settings are a mapping, such as {key}: {{}}; got {value!r}")
         return self
 
     def settings(self, name: str) -> dict[str, Any]:
@@ -237,7 +248,7 @@ class OptimizeSettings(Section):
         Threads that building may use.
     """
 
-    techniques: tuple[str | dict[str, dict[str, Any]], ...] = (
+    techniques: tuple[Annotated[str | dict[str, Any], BeforeValidator(_technique)], ...] = (
         "finetune",
         {"prune.channel": {"ratio": [0.5, 0.7]}},
         "distill",
@@ -392,7 +403,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         beside = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise SettingsError(
-            f"project file {str(path)!r} cannot be read: {error.strerror}.{nearest(path.name, beside)}"
+            f"project file {str(path)!r} cannot be read: {error.strerror}."
+            f"{nearest(path.name, beside) or ' Name a YAML file that exists.'}"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
@@ -436,8 +448,9 @@ def _explain_variable(error: UnreadableVariable, fields: Iterable[str]) -> str:
 
 
 def _explain(error: ValidationError, path: Path, root: type[BaseModel]) -> str:
-    lines = [f"{path}: {len(error.errors())} problem(s)"]
-    for problem in error.errors():
+    problems = _told_once(error)
+    lines = [f"{path}: {len(problems)} problem(s)"]
+    for problem in problems:
         at = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             known = _siblings(root, problem["loc"][:-1])
@@ -445,10 +458,31 @@ def _explain(error: ValidationError, path: Path, root: type[BaseModel]) -> str:
         elif problem["type"] == "missing":
             lines.append(f"  {at}: required, and not set")
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            shown = "" if isinstance(problem.get("input"), Mapping) else f", got {problem.get('input')!r}"
-            lines.append(f"  {at}: {message}{shown}")
+            message = _in_yaml_words(problem["msg"].removeprefix("Value error, "))
+            lines.append(f"  {at}: {message}, got {problem.get('input')!r}")
     return "\n".join(lines)
+
+
+def _told_once(error: ValidationError) -> list[ErrorDetails]:
+    """Leave out that a list is too short where only its wrong items are missing from it."""
+    problems = error.errors()
+    return [p for p in problems if p["type"] != "too_short" or not any(_below(q, p) for q in problems if q is not p)]
+
+
+def _below(inner: ErrorDetails, outer: ErrorDetails) -> bool:
+    return inner["loc"][: len(outer["loc"])] == outer["loc"]
+
+
+def _in_yaml_words(message: str) -> str:
+    """Name types as the author of a YAML file does.
+
+    Examples
+    --------
+    >>> _in_yaml_words("Input should be a valid dictionary or instance of Gate")
+    'Input should be a mapping of settings'
+    """
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping of settings", message)
+    return message.replace("a valid tuple", "a list").replace("Tuple should have", "the list should have")
 
 
 def _siblings(root: type[BaseModel], location: Sequence[str | int]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from trimtab.errors import DataError
 
-__all__ = ["Arrays", "Column", "Feature", "Input", "Schema", "Source", "Span", "Window"]
+__all__ = ["Arrays", "Column", "Feature", "Input", "Schema", "Source", "Span", "Window", "with_numbers"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 Kind = Literal["numeric", "categorical", "tensor"]
@@ -187,19 +188,39 @@ class Schema(BaseModel):
         codes = np.full(len(frame), MISSING_LABEL, dtype=np.int64)
         if self.label is None or self.label not in frame:
             return codes
-        index = {value: code for code, value in enumerate(self.classes)}
         for row, value in enumerate(frame[self.label].tolist()):
             if value is None or value != value:
                 continue
-            plain = _plain(value)
-            if plain not in index:
+            code = self.code_of(value)
+            if code is None:
                 raise DataError(
-                    f"label column {self.label!r} holds {plain!r}, which is none of the classes "
+                    f"label column {self.label!r} holds {_plain(value)!r}, which is none of the classes "
                     f"{list(self.classes)} that the champion knows; map it to one of them, or start a new "
                     "project with the new class among its first rows"
                 )
-            codes[row] = index[plain]
+            codes[row] = code
         return codes
+
+    def code_of(self, label: object) -> int | None:
+        """Return the index of a label's class, or None where it is none.
+
+        A number that came as text counts as the number: in a CSV file one label that is no number
+        turns all the others into text.
+
+        Examples
+        --------
+        >>> schema = Schema(columns=(), label="y", classes=(0, 1))
+        >>> schema.code_of(1.0), schema.code_of("1"), schema.code_of("maybe")
+        (1, 1, None)
+        """
+        code = self._codes.get(_plain(label))
+        if code is None and isinstance(label, str):
+            return next((c for v, c in self._codes.items() if not isinstance(v, str) and _reads_as(label, v)), None)
+        return code
+
+    @functools.cached_property
+    def _codes(self) -> dict[bool | int | str, int]:
+        return {value: code for code, value in enumerate(self.classes)}
 
 
 def missing_column(name: str, setting: str, frame: pd.DataFrame) -> str:
@@ -208,6 +229,26 @@ def missing_column(name: str, setting: str, frame: pd.DataFrame) -> str:
 
     have = [str(c) for c in frame.columns]
     return f"column {name!r} (setting {setting}) is not in the rows; they have {have}.{nearest(name, have)}"
+
+
+def with_numbers(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """Turn the columns ``names`` that hold text into numbers where every value of theirs reads as one.
+
+    For sources without types: one cell that is no number turns a whole CSV column into text, and only
+    the window that holds this cell is broken.
+
+    Examples
+    --------
+    >>> with_numbers(pd.DataFrame({"a": ["1.5", None], "b": ["1", "x"]}), ["a", "b", "c"]).dtypes.astype(str).tolist()
+    ['float64', 'object']
+    """
+    read: dict[str, pd.Series[Any]] = {}
+    for name in names:
+        if name in frame and frame[name].dtype == object:
+            numbers = pd.to_numeric(frame[name], errors="coerce")
+            if (numbers.notna() == frame[name].notna()).all():
+                read[name] = numbers
+    return frame.assign(**read) if read else frame
 
 
 def stack_tensors(cells: pd.Series[Any], name: str, shape: Sequence[int]) -> npt.NDArray[np.float32]:
@@ -267,6 +308,13 @@ def _freeze_column(name: str, feature: Feature, frame: pd.DataFrame) -> Column:
     if numbers:
         return Column(name=name, feature=feature, dtype="number", levels=tuple(int(v) for v in levels))
     return Column(name=name, feature=feature, dtype="text", levels=tuple(str(v) for v in levels))
+
+
+def _reads_as(text: str, value: bool | int) -> bool:
+    try:
+        return text == str(value) or (not isinstance(value, bool) and float(text) == value)
+    except ValueError:
+        return False
 
 
 def _plain(value: Any) -> Any:

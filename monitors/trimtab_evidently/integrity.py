@@ -130,7 +130,7 @@ class Integrity:
         if schema.label is None or not _once(schema.label, frame):
             return
         counts = _class_counts(schema, frame)
-        unknown = {repr(value): n for value, n in counts.items() if value not in schema.classes}
+        unknown = {repr(value): n for value, n in counts.items() if schema.code_of(value) is None}
         total = sum(counts.values())
         if unknown:
             yield (
@@ -284,7 +284,8 @@ def _duplicated_ids(schema: Schema, frame: pd.DataFrame) -> Iterator[str]:
 
 def _class_counts(schema: Schema, frame: pd.DataFrame) -> Counter[Any]:
     values = frame[schema.label].dropna().tolist() if schema.label is not None else []
-    return Counter(_whole(v) for v in values)
+    codes = [schema.code_of(v) for v in values]
+    return Counter(_whole(v) if c is None else schema.classes[c] for v, c in zip(values, codes, strict=True))
 
 
 def _chance_of_one(schema: Schema, reference: pd.DataFrame, only: Any, n: int) -> float:
