@@ -30,7 +30,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-out, err = Console(), Console(stderr=True)
+# a file or a pipe has no width of its own, and tables of eighty columns cannot be read
+WIDTH = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
+out, err = Console(width=WIDTH), Console(stderr=True)
 debugging = False
 
 Config = Annotated[Path, typer.Argument(help="Project file (YAML).", show_default=False)]

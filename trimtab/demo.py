@@ -65,10 +65,10 @@ def set_stage(write_stream: Demo, package: str, home: Path, seed: int) -> Stage:
     story = _story(marker, seed)
     if not story.startswith("continuing"):
         _clear(home)
-        with fill_folder(home) as draft:
-            write_stream(draft / "data", seed)
-            (draft / "digits.yaml").write_text(resources.files(package).joinpath("digits.yaml").read_text())
-            write_json(draft / "demo.json", {"seed": seed, "done": False})
+        with fill_folder(home / "data") as draft:
+            write_stream(draft, seed)
+        (home / "digits.yaml").write_text(resources.files(package).joinpath("digits.yaml").read_text())
+        write_json(marker, {"seed": seed, "done": False})  # last: without it the next start begins anew
     overrides = (
         f"seed={seed}",
         f"home={home}",
