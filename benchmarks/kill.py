@@ -95,6 +95,7 @@ def one(folder: Path, moment: float) -> dict[str, Any]:
     return {
         "moment": moment,
         "killed": killed,
+        "ended_before_with": process.returncode,
         "champion_loaded_after_kill": loads,
         "exit": code,
         "seconds_again": time.perf_counter() - begin,
