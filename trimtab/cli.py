@@ -198,15 +198,17 @@ def _record(given: Sequence[str], message: str, code: int) -> None:
     import yaml
 
     try:
-        config = next(Path(a) for a in given[1:] if a.endswith((".yaml", ".yml")))
-        home = Path(".trimtab") / str(yaml.safe_load(config.read_text())["name"])
-        if (home / "journal.db").is_file():
+        config = next(Path(a) for a in given if a.endswith((".yaml", ".yml")))
+        content = yaml.safe_load(config.read_text())
+        name, url = str(content["name"]), (content.get("journal") or {}).get("url")
+        file = Path(content.get("home") or Path(".trimtab") / name) / "journal.db"
+        if url or file.is_file():
             from trimtab.journal import Journal
 
-            Journal(f"sqlite:///{(home / 'journal.db').absolute()}", home.name).record(
-                "error", {"command": given[0], "message": message, "exit_code": code}
-            )
-    except (StopIteration, OSError, KeyError, TypeError, yaml.YAMLError, TrimtabError):
+            command = next(a for a in given if not a.startswith("-"))
+            detail = {"command": command, "message": message, "exit_code": code}
+            Journal(url or f"sqlite:///{file.absolute()}", name).record("error", detail)
+    except (StopIteration, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, TrimtabError):
         return
 
 
@@ -216,6 +218,7 @@ def _be_quiet() -> None:
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it logs the traceback of what it raises, and we tell that ourselves
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
     }.items():

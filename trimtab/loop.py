@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from trimtab import champion, first, round
 from trimtab.benchmark import correctness
 from trimtab.data import Rows
-from trimtab.errors import DataError, TrimtabError
+from trimtab.errors import DataError, InputError, ServiceError, SettingsError
 from trimtab.journal import Quality, Round
 from trimtab.monitor import Answer, Finding, Monitor, Sample
 from trimtab.parts import Parts
@@ -74,7 +75,8 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
     seen = max((w.number for w in parts.journal.windows()), default=0)
     # the round of a window that was not recorded is asked for again, and run, when that window is looked at
     for open_round in (r for r in _open_rounds(parts) if r.window <= seen):
-        yield Report(open_round.window, None, (), optimize(parts, open_round))
+        done, failed = _run(parts, open_round, optimize)
+        yield Report(open_round.window, None, (), done, failed)
     champion.reconcile(parts)
     last = parts.source.last(parts.start)
     closed = [n for n in range(seen + 1, last + 1) if replay or _has_closed(parts, n)]
@@ -122,8 +124,17 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     parts.journal.record_window(
         number, window.start, window.end, len(window.frame), serving.version, decision, time.perf_counter() - begin
     )
-    done = optimize(parts, asked) if asked is not None else None
-    return Report(number, decision, (*findings, *late), done, (*problems, *late_problems))
+    done, failed = _run(parts, asked, optimize) if asked is not None else (None, ())
+    return Report(number, decision, (*findings, *late), done, (*problems, *late_problems, *failed))
+
+
+def _run(parts: Parts, asked: Round, optimize: Optimize) -> tuple[Round, tuple[str, ...]]:
+    """Run a round; one that fails for what it was given is told, and the windows after it are still looked at."""
+    try:
+        return optimize(parts, asked), ()
+    except InputError as error:
+        failed = next(r for r in parts.journal.rounds() if r.operation == asked.operation)
+        return failed, (f"the round asked for after window {asked.window} failed: {error}",)
 
 
 def _decide(parts: Parts, serving: Serving, number: int) -> Decision:
@@ -157,8 +168,8 @@ def _ask(
     findings: list[Finding] = []
     for monitor in monitors:
         try:
-            finding = monitor.check(serving.reference, sample, _alpha(parts))
-        except TrimtabError:
+            finding = _sound(monitor.check(serving.reference, sample, _alpha(parts)))
+        except (SettingsError, ServiceError):
             raise
         except Exception as error:  # a plugin may raise anything, and the other monitors must still look
             message = f"monitor {monitor.name!r} raised {type(error).__name__} on window {sample.number}: {error}"
@@ -167,8 +178,14 @@ def _ask(
             finding = Finding(monitor.name, sample.number, Answer.UNKNOWN, (message,))
         findings.append(finding)
         if finding.answer in (Answer.MOVED, Answer.WORSE):
-            _explain(parts, monitor, serving, sample)
+            problems += _explain(parts, monitor, serving, sample)
     return problems, findings
+
+
+def _sound(finding: Any) -> Finding:
+    if not isinstance(finding, Finding) or not isinstance(finding.answer, Answer):
+        raise TypeError(f"check must give a Finding whose answer is an Answer, it gave {finding!r:.200}")
+    return finding
 
 
 def _alpha(parts: Parts) -> float:
@@ -176,12 +193,21 @@ def _alpha(parts: Parts) -> float:
     return parts.project.monitors.false_alarms / max(1, sum(m.statistical for m in parts.monitors))
 
 
-def _explain(parts: Parts, monitor: Monitor, serving: Serving, sample: Sample) -> None:
+def _explain(parts: Parts, monitor: Monitor, serving: Serving, sample: Sample) -> list[str]:
     path = parts.folder / "reports" / f"window-{sample.number}-{monitor.name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if monitor.report(serving.reference, sample, path):
+    try:
+        drawn = monitor.report(serving.reference, sample, path)
+    except Exception as error:  # as above; a finding counts without its page
+        message = (
+            f"monitor {monitor.name!r} raised {type(error).__name__} in its report on window {sample.number}: {error}"
+        )
+        parts.journal.record("error", {"monitor": monitor.name, "window": sample.number, "message": message})
+        return [message]
+    if drawn:
         page = {"window": sample.number, "monitor": monitor.name, "path": str(path), "version": serving.version}
         parts.journal.record("report", page, f"report:{sample.number}:{monitor.name}:{serving.version}")
+    return []
 
 
 def _judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str], list[Finding]]:
@@ -194,18 +220,52 @@ def _judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str
     if not _delay(parts) and closed not in {w.number for w in recorded}:
         due[closed] = serving.version
     for number, served in due.items():
-        if number in quarantined:
-            continue
         window = parts.window(number)
-        if not (serving.schema.encode_labels(window.frame) != MISSING_LABEL).any():
+        if number in quarantined or not _has_labels(serving, window):
             continue
-        frame = champion.unseen(parts, serving, window)
-        sample = champion.observe(serving.session, serving.schema, frame, number)
-        more_problems, more = _ask(parts, [m for m in parts.monitors if m.needs_labels], serving, sample)
-        _record_quality(parts, number, served, serving, sample)
-        parts.journal.record_findings(more, serving.version, closed)
-        parts.journal.mark_labelled(number)
+        broken = _broken_since(parts, serving, window) if number in {w.number for w in recorded} else []
+        if broken:
+            _quarantine(parts, serving, number, broken)
+            more_problems, more = [f"window {number}: {r}" for f in broken for r in f.reasons], broken
+        else:
+            more_problems, more = _judge(parts, serving, window, served, closed)
         problems, findings = [*problems, *more_problems], [*findings, *more]
+    return problems, findings
+
+
+def _has_labels(serving: Serving, window: Window) -> bool:
+    label = serving.schema.label
+    return label in window.frame and bool(window.frame[label].notna().any())
+
+
+def _broken_since(parts: Parts, serving: Serving, window: Window) -> list[Finding]:
+    """Let the guards look again at rows whose labels came late: they had not seen those."""
+    raw = Sample(serving.schema, window.frame, window.number)
+    _, findings = _ask(parts, [m for m in parts.monitors if m.guards], serving, raw)
+    broken = [f for f in findings if f.answer is Answer.BROKEN]
+    try:
+        serving.schema.encode(window.frame)
+        serving.schema.encode_labels(window.frame)
+    except DataError as error:
+        return broken or [Finding("integrity", window.number, Answer.BROKEN, (str(error),))]
+    return broken
+
+
+def _quarantine(parts: Parts, serving: Serving, number: int, broken: Sequence[Finding]) -> None:
+    reasons = [f"window {number}: {r}" for f in broken for r in f.reasons]
+    parts.journal.record("quarantine", {"window": number, "reasons": reasons}, f"quarantine:{number}")
+    parts.journal.record_findings(broken, serving.version, number)
+
+
+def _judge(
+    parts: Parts, serving: Serving, window: Window, served: int | None, closed: int
+) -> tuple[list[str], list[Finding]]:
+    frame = champion.unseen(parts, serving, window)
+    sample = champion.observe(serving.session, serving.schema, frame, window.number)
+    problems, findings = _ask(parts, [m for m in parts.monitors if m.needs_labels], serving, sample)
+    _record_quality(parts, window.number, served, serving, sample)
+    parts.journal.record_findings(findings, serving.version, closed)
+    parts.journal.mark_labelled(window.number)
     return problems, findings
 
 
