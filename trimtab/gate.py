@@ -187,10 +187,25 @@ def _quality(
     if change.high < -margin:
         return Ruling(Outcome.REJECTED, f"{said}, at most {margin:.3f} allowed", said=said)
     if change.low < -margin:
-        needed = rows_needed(disagreement(challenger, champion), margin, level)
-        why = f"cannot decide a margin of {margin:.3f}, needs {needed} rows"
+        why = f"cannot decide a margin of {margin:.3f}, {_wants(challenger, champion, groups, margin, level)}"
         return Ruling(Outcome.UNKNOWN, f"{said}: {why}", said=said)
     return Ruling(Outcome.PASSED, said, name if change.low > 0 else None, said)
+
+
+def _wants(
+    challenger: npt.NDArray[np.float64],
+    champion: npt.NDArray[np.float64],
+    groups: npt.NDArray[np.uint64],
+    margin: float,
+    level: float,
+) -> str:
+    """Say how many rows like these would decide, if what was seen is the truth."""
+    left = margin + min(0.0, float((challenger - champion).mean()))
+    if left <= 0:
+        return "and more rows like these would refuse it"
+    effect = design_effect(challenger - champion, groups)
+    needed = math.ceil(effect * rows_needed(disagreement(challenger, champion), left, level))
+    return f"needs {max(needed, len(champion) + 1)} rows"
 
 
 def _repairs(quality: Ruling) -> Ruling:
