@@ -159,5 +159,8 @@ def load_object(reference: str, setting: str) -> Any:
         ) from error
     if not hasattr(module, attribute):
         public = [n for n in vars(module) if not n.startswith("_")]
-        raise PluginError(f"{setting}: module {module_name!r} has no {attribute!r}.{nearest(attribute, public)}")
+        raise PluginError(
+            f"{setting}: module {module_name!r} has no {attribute!r}.{nearest(attribute, public)} "
+            f"It has {', '.join(public) or 'no public name'}."
+        )
     return getattr(module, attribute)

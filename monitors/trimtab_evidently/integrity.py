@@ -169,7 +169,8 @@ def _missing_columns(schema: Schema, frame: pd.DataFrame) -> Iterator[str]:
 def _numbers(column: Column, values: pd.Series[Any]) -> Iterator[str]:
     kind = _inferred(values)
     if kind not in NUMBERS:
-        example = next((v for v in values.tolist() if not isinstance(v, int | float)), values.iloc[0])
+        junk = values[pd.to_numeric(values, errors="coerce").isna()] if kind in ("string", "mixed") else values
+        example = next((v for v in junk.tolist() if not isinstance(v, int | float)), values.iloc[0])
         yield (
             f"column {column.name!r} held numbers and now holds {kind} ({values.dtype}) such as {_short(example)}; "
             f"mend the source, or declare features.{column.name}.kind: categorical in a new project"

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from trimtab.artifact import FLOAT, Model, read_json, write_json
 from trimtab.discover import load_object
-from trimtab.errors import ArtifactError, PluginError
+from trimtab.errors import ArtifactError, PluginError, nearest
 from trimtab.window import NUMERIC_INPUT, Arrays, Schema
 from trimtab_torch.preprocess import Preprocess, blank_rows, to_tensors
 from trimtab_torch.training import Settings
@@ -185,9 +185,10 @@ def construct(spec: Spec, preprocess: Preprocess) -> nn.Module:
     if tensors:
         offered["shape"] = tensors[0]
     try:
-        accepted = set(inspect.signature(make).parameters)
+        accepted: Mapping[str, inspect.Parameter] = inspect.signature(make).parameters
     except (TypeError, ValueError):  # builtins have no signature: the project's arguments must do
-        accepted = set()
+        accepted = {}
+    _check_arguments(spec, accepted)
     given = {**{k: v for k, v in offered.items() if k in accepted}, **spec.arguments}
     try:
         network = make(**given)
@@ -200,6 +201,17 @@ def construct(spec: Spec, preprocess: Preprocess) -> nn.Module:
             f"model.factory {spec.factory!r} gave a {type(network).__name__}; it must return a torch.nn.Module"
         )
     return network
+
+
+def _check_arguments(spec: Spec, accepted: Mapping[str, inspect.Parameter]) -> None:
+    if not accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        return
+    for name in spec.arguments:
+        if name not in accepted:
+            raise PluginError(
+                f"model.arguments.{name}: {spec.factory!r} has no such parameter; it has {', '.join(accepted)}."
+                f"{nearest(name, accepted)}"
+            )
 
 
 def parameters(network: nn.Module) -> int:
