@@ -326,6 +326,9 @@ def _stack(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if len(parts) == 1:
         return parts[0]
     names = list(dict.fromkeys(name for part in parts for name in part.columns))
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return pd.DataFrame(columns=names)
     holds = [{name for name in part.columns if part[name].notna().any()} for part in parts]
     filled = set().union(*holds)
     # An empty column has no type worth keeping: beside floats, its objects would make the floats objects.

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 
 from trimtab import champion, rows
 from trimtab.artifact import Model, fill_folder
 from trimtab.entry import Entry
-from trimtab.errors import DataError, PluginError, SettingsError, TrimtabError
+from trimtab.errors import ArtifactError, DataError, InputError, PluginError, SettingsError, TrimtabError
 from trimtab.evidence import Bench
 from trimtab.journal import Round
 from trimtab.lineage import Context
+from trimtab.monitor import Answer, Sample
 from trimtab.parts import Parts
 from trimtab.recipe import Kitchen, Recipe
 from trimtab.round import log_candidates
 from trimtab.search import converter
 from trimtab.serving import Serving
 from trimtab.technique import FLOAT, Job
-from trimtab.window import Schema
+from trimtab.window import Schema, Window
 
 __all__ = ["begin"]
 
@@ -50,17 +53,51 @@ def begin(parts: Parts) -> Serving:
     )
     with parts.progress.stage("first champion", 4) as advance:
         advance("split the rows before the stream")
-        prepared = rows.prepare(parts, asked.operation, schema, [0])
+        _refuse_broken(parts, schema, history)
+        prepared = rows.prepare(parts, f"{asked.operation}:{_cause(parts, schema, history)}", schema, [0])
         advance("train")
         parent = parts.executor.call("train", _fit, parts, schema, prepared)
         advance("export and measure")
-        entry = _export(parts, asked, schema, prepared, parent)
+        try:
+            entry = _export(parts, asked, schema, prepared, parent)
+        except (ArtifactError, InputError):
+            shutil.rmtree(parent.folder.parent)  # the factory's code may be mended, and what it gave before is void
+            raise
         advance("register")
         return _register(parts, Context(asked, schema, prepared, None), entry)
 
 
+def _refuse_broken(parts: Parts, schema: Schema, history: Window) -> None:
+    """Let the guards look at the rows before the stream, beside themselves: broken rows are never trained on."""
+    sample = Sample(schema, history.frame)
+    for guard in (m for m in parts.monitors if m.guards):
+        try:
+            finding = guard.check(sample, sample, parts.project.monitors.false_alarms)
+        except TrimtabError:
+            raise
+        except Exception as error:  # a plugin may raise anything
+            raise PluginError(
+                f"monitor {guard.name!r} raised {type(error).__name__} on the rows before window 1: {error}; "
+                "mend it, or take it out of monitors.use"
+            ) from error
+        if finding.answer is Answer.BROKEN:
+            raise DataError(f"the rows before window 1 are broken: {'; '.join(finding.reasons)}")
+
+
+def _cause(parts: Parts, schema: Schema, history: Window) -> str:
+    """Return a digest of rows and settings: an attempt that failed binds no later one to what was mended since."""
+    frame = history.frame
+    sha = hashlib.sha256(f"{schema.model_dump_json()}{parts.project.data.model_dump_json()}".encode())
+    for array in (*schema.encode(frame).values(), schema.encode_labels(frame)):
+        sha.update(array.tobytes())
+    for name in (schema.id, schema.group):
+        sha.update(repr(frame[name].tolist() if name in frame else None).encode())
+    return sha.hexdigest()[:12]
+
+
 def _fit(parts: Parts, schema: Schema, prepared: rows.Prepared) -> Model:
-    folder = parts.folder / "steps" / f"first-{prepared.data.digest[:24]}"
+    model = f"{prepared.data.digest}{parts.project.model.model_dump_json()}{parts.project.seed}"
+    folder = parts.folder / "steps" / f"first-{hashlib.sha256(model.encode()).hexdigest()[:24]}"
     if not folder.is_dir():
         with fill_folder(folder) as draft:
             job = Job(_made(draft / "model"), parts.project.seed, schema, None, parts.project.optimize.threads)
