@@ -30,6 +30,10 @@ class Role(StrEnum):
     JUDGE = "judge"
 
 
+FITTED = (Role.TRAIN, Role.CALIBRATION)
+"""Roles that weights, or ranges of quantization, are fitted to: no model is watched or judged on them."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """Encoded rows: inputs ``[rows, ...]`` by name, class indices (int64 ``[rows]``), groups (uint64 ``[rows]``)."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from trimtab.artifact import fill_folder, read_json, write_json
-from trimtab.data import Data, Role, Rows, assign, group_keys, leaks
+from trimtab.data import FITTED, Data, Role, Rows, assign, group_keys, leaks
 from trimtab.errors import DataError
 from trimtab.parts import Parts, source_of
 from trimtab.settings import Project
@@ -47,7 +47,7 @@ class Prepared:
 
     @property
     def fitted(self) -> npt.NDArray[np.uint64]:
-        """Groups of the training rows."""
+        """Groups of the rows that weights and ranges are fitted to."""
         with np.load(self.folder / "fitted.npz", allow_pickle=False) as file:
             return np.asarray(file["groups"])
 
@@ -104,11 +104,12 @@ def _lay_down(parts: Parts, schema: Schema, newest: Sequence[int], older: Sequen
     if replayed is not None:
         by_role[Role.TRAIN] = Rows.join([by_role[Role.TRAIN], replayed])
     Data.write(folder / "data", by_role)
-    held_back = frames[(roles != Role.TRAIN) & ~leaked]
+    held_back = frames[~np.isin(roles, FITTED) & ~leaked]
     _thin(held_back, parts.project.data.reference_rows, parts.project.seed).pipe(_flat, schema).to_parquet(
         folder / "reference.parquet", index=False
     )
-    groups = by_role[Role.TRAIN].groups if schema.group is not None else np.zeros(0, np.uint64)
+    fitted = np.concatenate([by_role[role].groups for role in FITTED])
+    groups = fitted if schema.group is not None else np.zeros(0, np.uint64)
     np.savez(folder / "fitted.npz", groups=np.unique(groups))
     counts: dict[str, Any] = {str(role): len(r) for role, r in by_role.items()}
     counts |= {
@@ -166,7 +167,7 @@ def golden(parts: Parts, schema: Schema) -> Rows | None:
 
 
 def golden_rows(project: Project, schema: Schema, split_key: str) -> Rows | None:
-    """Read the golden file, less the rows whose group is for training."""
+    """Read the golden file, less the rows whose group is for fitting."""
     if project.data.golden is None:
         return None
     source = source_of(project, path=project.data.golden, every=sys.maxsize, start=0, timestamp=None)
@@ -176,7 +177,7 @@ def golden_rows(project: Project, schema: Schema, split_key: str) -> Rows | None
         raise DataError(f"data.golden: {error}") from error
     keys = group_keys(frame, schema, None, 0)
     roles, groups = assign(keys, project.data.split.shares, split_key)
-    keep = (roles != Role.TRAIN) if schema.group is not None else np.ones(len(frame), dtype=bool)
+    keep = ~np.isin(roles, FITTED) if schema.group is not None else np.ones(len(frame), dtype=bool)
     labels = schema.encode_labels(frame)
     keep &= labels != MISSING_LABEL
     return Rows(schema.encode(frame[keep]), labels[keep], groups[keep])

@@ -37,7 +37,8 @@ class Serving:
     reference
         Held-back rows through its eyes: what windows are compared with.
     fitted
-        Groups that it and its ancestors were fitted to (uint64, sorted); empty where rows are their own groups.
+        Groups that it and its ancestors were fitted or calibrated to (uint64, sorted); empty where each
+        row is a group of its own.
     """
 
     version: int
