@@ -51,6 +51,8 @@ def narrow(classes):
     return nn.Linear(1, classes)
 '''
 
+pytestmark = pytest.mark.xdist_group("bad-input")
+
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 

@@ -21,6 +21,8 @@ from tests import fakes
 from trimtab import cli, discover
 from trimtab.testing import yield_checks
 
+pytestmark = pytest.mark.xdist_group("outside")
+
 TRIMTAB = Path(sys.executable).with_name("trimtab")
 ROWS = 400
 WEEKS = 8
@@ -89,7 +91,7 @@ def project(folder: Path) -> None:
         },
         "gate": {"max_slowdown": 1, "max_growth": 1, "max_quality_drop": 0.03, "max_total_drop": 0.1},
     }
-    (folder / "wine.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "wine.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
 def trimtab(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -249,7 +251,7 @@ def test_a_strangers_plugins_run_in_the_loop(
     settings = yaml.safe_load((tmp_path / "wine.yaml").read_text())
     settings["monitors"] = {"use": ["integrity", "stranger.beyond", "performance"], "stranger.beyond": {"share": 0.1}}
     settings["optimize"] = {"techniques": [{"stranger.round": {"digits": 4}}, {"scratch": {"epochs": 20}}, "export"]}
-    (tmp_path / "wine.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "wine.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     for command in (["check", "wine.yaml"], ["run", "wine.yaml", "--direct", "--json"]):
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
