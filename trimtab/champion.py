@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from trimtab.window import Schema, Window
 __all__ = ["load", "observe", "promote", "reconcile", "rollback", "unseen"]
 
 BATCH = 256
+DRAFT_SECONDS = 86400.0
+EPOCH = "trimtab.epoch."
 
 
 def load(parts: Parts, number: int) -> Serving:
@@ -118,7 +121,7 @@ def rollback(parts: Parts, operation: str, reason: str) -> Promotion | None:
         When there is none.
     """
     promotions = parts.journal.promotions()
-    earlier = previous(promotions)
+    earlier = previous(promotions) if promotions else None
     if earlier is None:
         raise InputError("there is no earlier champion to roll back to")
     return promote(parts, operation, earlier, promotions[-1].epoch, "rollback", {"reason": reason})
@@ -138,7 +141,7 @@ def project_aliases(parts: Parts) -> None:
     for name, number in wanted.items():
         if parts.registry.alias(name) != number:
             parts.registry.set_alias(name, number)
-    parts.registry.tag_version(promotions[-1].version, {"trimtab.epoch": str(promotions[-1].epoch)})
+    parts.registry.tag_version(promotions[-1].version, {f"{EPOCH}{promotions[-1].epoch}": promotions[-1].kind})
 
 
 def reconcile(parts: Parts) -> Serving | None:
@@ -148,9 +151,7 @@ def reconcile(parts: Parts) -> Serving | None:
     that was lost is rebuilt from the registry's tags.
     """
     parts.registry.ready()
-    for draft in parts.folder.glob("**/.*"):
-        if draft.is_dir() and draft.parent.name in ("steps", "rounds", "versions"):
-            shutil.rmtree(draft, ignore_errors=True)
+    _sweep(parts)
     _remember(parts)
     promotions = parts.journal.promotions()
     if not promotions:
@@ -175,17 +176,25 @@ def reconcile(parts: Parts) -> Serving | None:
     return serving
 
 
+def _sweep(parts: Parts) -> None:
+    """Remove drafts that a crash left; a young one may be another process's, at work right now."""
+    for draft in parts.folder.glob("*/.*"):
+        if draft.is_dir() and time.time() - draft.stat().st_mtime > DRAFT_SECONDS:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
 def _remember(parts: Parts) -> None:
     """Rebuild promotions that this journal does not know from the registry's tags."""
     if parts.journal.promotions():
         return
-    tagged = {int(v.tags["trimtab.epoch"]): v for v in parts.registry.versions() if "trimtab.epoch" in v.tags}
-    if tagged:
-        kinds = dict.fromkeys(tagged, "promote") | {min(tagged): "first"}
-        parts.journal.restore(
-            [
-                Promotion(e, v.number, v.operation, kinds[e], {"rebuilt": "from the registry"}, "")
-                for e, v in tagged.items()
-            ]
-        )
-        parts.journal.record("repair", {"journal": "rebuilt from the registry", "epochs": sorted(tagged)})
+    why = {"rebuilt": "from the registry"}
+    promotions = [
+        Promotion(int(tag.removeprefix(EPOCH)), v.number, f"{v.operation}:{tag}", kind, why, "")
+        for v in parts.registry.versions()
+        for tag, kind in v.tags.items()
+        if tag.startswith(EPOCH)
+    ]
+    if promotions:
+        parts.journal.restore(promotions)
+        epochs = sorted(p.epoch for p in promotions)
+        parts.journal.record("repair", {"journal": "rebuilt from the registry", "epochs": epochs})

@@ -103,6 +103,25 @@ def optimize(
 
 
 @app.command()
+def rollback(
+    config: Config,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the champion's predecessor champion again; it is loaded and checked before the alias moves."""
+    from trimtab import champion
+    from trimtab.parts import assemble
+    from trimtab.settings import Project
+
+    parts = assemble(Project.load(config, overrides or ()), beside=config.parent)
+    champion.reconcile(parts)
+    epoch = max((p.epoch for p in parts.journal.promotions()), default=0)
+    champion.rollback(parts, f"{parts.project.name}:rollback:{epoch}", reason)
+    _finish(config, overrides or (), [], as_json)
+
+
+@app.command()
 def check(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check that config, source and model are loadable, every problem at once, and what the gate needs."""
     from trimtab.check import examine
@@ -275,8 +294,8 @@ def _projects(config: Path | None, overrides: Sequence[str]) -> list[Project]:
             f"no project has run in {Path.cwd()}: there is no .trimtab/*/journal.db; name a project file, "
             "or start with: trimtab demo"
         )
-    settings = [Journal(f"sqlite:///{path.absolute()}", path.parent.name).config() for path in journals]
-    return [Project.model_validate_json(text) for text in settings]
+    found = [Journal(f"sqlite:///{path.absolute()}", path.parent.name).projects() for path in journals]
+    return [Project.model_validate_json(text) for texts in found for text in texts.values()]
 
 
 def _show(report: dict[str, Any]) -> None:

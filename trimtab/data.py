@@ -21,6 +21,10 @@ from trimtab.window import Arrays, Schema
 __all__ = ["Data", "Role", "Rows", "assign", "content", "leaks"]
 
 
+TWINS = 0.5
+"""Equal rows that a row may have by chance, at most, for two equal rows to count as one thing."""
+
+
 class Role(StrEnum):
     """The one role that a labelled row has, for ever."""
 
@@ -136,7 +140,9 @@ def assign(
 
 
 def _hash(key: object, secret: str) -> int:
-    value = hmac.new(secret.encode(), repr(key).encode(), hashlib.sha256).digest()
+    """Hash a key; 3, 3.0 and "3" are one group, whatever type the file at hand gave the column."""
+    whole = isinstance(key, float) and key.is_integer()
+    value = hmac.new(secret.encode(), str(int(key) if whole else key).encode(), hashlib.sha256).digest()  # type: ignore[call-overload]
     return int.from_bytes(value[:8], "big")
 
 
@@ -156,19 +162,44 @@ def leaks(rows: Rows, roles: npt.NDArray[np.str_]) -> npt.NDArray[np.bool_]:
     """Mark every row outside ``train`` whose group or whose very values also occur in ``train``.
 
     The split keeps one group in one role; what it cannot know is that the same thing came under two
-    group ids. Rows that are equal to the last bit give that away.
+    group ids. Rows that are equal to the last bit give that away, unless rows so poor that chance makes
+    them equal (a table of a few categories): there equality says nothing, and groups alone count.
 
     Examples
     --------
-    >>> x = np.array([[1.0], [1.0], [2.0]], np.float32)
-    >>> rows = Rows({"x": x}, np.array([0, 0, 1]), np.array([1, 2, 3], np.uint64))
-    >>> leaks(rows, np.array(["train", "judge", "judge"])).tolist()
-    [False, True, False]
+    >>> x = np.array([[1.0, 5.0], [1.0, 5.0], [2.0, 6.0], [3.0, 7.0]], np.float32)
+    >>> rows = Rows({"x": x}, np.array([0, 0, 1, 1]), np.array([1, 2, 3, 4], np.uint64))
+    >>> leaks(rows, np.array(["train", "judge", "judge", "train"])).tolist()
+    [False, True, False, False]
     """
     train = roles == Role.TRAIN
-    values = content(rows.inputs, rows.labels)
-    known = np.isin(values, values[train]) | np.isin(rows.groups, rows.groups[train])
+    known = np.isin(rows.groups, rows.groups[train])
+    if chance_twins(rows.inputs) < TWINS:
+        values = content(rows.inputs, rows.labels)
+        known |= np.isin(values, values[train])
     return np.asarray(known & ~train)
+
+
+def chance_twins(inputs: Arrays) -> float:
+    """Return how many equal rows a row is expected to have by chance, were its values independent of each other.
+
+    Examples
+    --------
+    >>> coins = np.random.default_rng(0).integers(0, 2, (100, 3)).astype(np.float32)
+    >>> chance_twins({"numeric": coins}) > 10
+    True
+    >>> chance_twins({"numeric": np.random.default_rng(0).normal(size=(100, 3))}) < 0.01
+    True
+    """
+    count = len(next(iter(inputs.values())))
+    meet = 1.0
+    for array in inputs.values():
+        for values in array.reshape(count, -1).T:
+            _, times = np.unique(values, return_counts=True)
+            meet *= float((times * (times - 1)).sum()) / max(1, count * (count - 1))
+            if meet * count < TWINS:
+                return meet * count
+    return meet * count
 
 
 def group_keys(frame: pd.DataFrame, schema: Schema, block: int | None, first_row: int) -> list[object]:

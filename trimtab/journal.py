@@ -35,7 +35,7 @@ from trimtab.tables import (
 )
 from trimtab.trigger import Action, Decision
 
-__all__ = ["SCHEMA_VERSION", "Journal", "Promotion", "Quality", "Round", "WindowRecord"]
+__all__ = ["LEASE_SECONDS", "SCHEMA_VERSION", "Journal", "Promotion", "Quality", "Round", "WindowRecord", "degraded"]
 
 LEASE_SECONDS = 90.0
 
@@ -119,7 +119,7 @@ class Round:
 
     @property
     def degrades(self) -> bool:
-        """Whether the project is degraded when nothing is promoted: the champion is known to be worse."""
+        """Whether it was opened because the champion is worse."""
         return self.cause == "worse"
 
 
@@ -149,16 +149,40 @@ class Journal:
 
     # projects
 
-    def begin(self, config: str, split_key: str) -> None:
-        """Remember the project and its newest settings; the split key of its first run stays."""
+    def begin(self, config: str, split_key: str, sealed: Mapping[str, Any] | None = None) -> None:
+        """Remember the project and its newest settings; the split key and what is sealed stay as at its first run.
+
+        Raises
+        ------
+        SettingsError
+            When a sealed setting was changed: rows would change their roles, or windows their numbers.
+        """
         with self._write() as session:
             row = session.get(ProjectRow, self.project)
             if row is None:
                 session.add(
-                    ProjectRow(name=self.project, config=config, split_key=split_key, start=None, created=now())
+                    ProjectRow(
+                        name=self.project,
+                        config=config,
+                        split_key=split_key,
+                        sealed=dict(sealed or {}),
+                        start=None,
+                        created=now(),
+                    )
                 )
-            else:
-                row.config = config
+                return
+            for setting, value in (sealed or {}).items():
+                if setting in row.sealed and row.sealed[setting] != value:
+                    raise SettingsError(
+                        f"{setting}: {value!r}, but this project began with {row.sealed[setting]!r}, and rows keep "
+                        "their roles and windows their numbers; set it back, or begin a project of another name"
+                    )
+            row.config = config
+
+    def projects(self) -> dict[str, str]:
+        """Return the newest settings (JSON) of every project in this journal, by name."""
+        with self._read() as session:
+            return {row.name: row.config for row in session.scalars(select(ProjectRow).order_by(ProjectRow.name))}
 
     def fix_start(self, start: int) -> None:
         """Remember where window 1 begins; the first to say so is right."""
@@ -339,8 +363,14 @@ class Journal:
             return _round(row)
 
     @contextmanager
-    def lease(self, operation: str) -> Iterator[bool]:
+    def lease(self, operation: str, wait: float = 0.0) -> Iterator[bool]:
         """Hold a round: whoever leases it first runs it; a dead holder's lease frees itself.
+
+        Parameters
+        ----------
+        wait
+            Seconds to wait for it where another holds it: a holder that died on another machine
+            cannot be known to be dead before its lease ends.
 
         Yields
         ------
@@ -348,7 +378,7 @@ class Journal:
             False when another process holds it, or it is closed.
         """
         owner = f"{socket.gethostname()}:{os.getpid()}"
-        if not self._take(operation, owner):
+        if not self._wait_and_take(operation, owner, wait):
             yield False
             return
         stop = Event()
@@ -362,6 +392,17 @@ class Journal:
             with self._write() as session:
                 mine = (RoundRow.operation == operation, RoundRow.owner == owner)
                 session.execute(update(RoundRow).where(*mine).values(lease_until=0.0))
+
+    def _wait_and_take(self, operation: str, owner: str, wait: float) -> bool:
+        deadline = time.time() + wait
+        while not self._take(operation, owner):
+            if time.time() >= deadline or self._is_closed(operation):
+                return False
+            time.sleep(1.0)
+        return True
+
+    def _is_closed(self, operation: str) -> bool:
+        return all(r.state == "closed" for r in self.rounds() if r.operation == operation)
 
     def _take(self, operation: str, owner: str) -> bool:
         with self._write() as session:
@@ -391,6 +432,10 @@ class Journal:
         with self._read() as session:
             query = select(RoundRow).where(RoundRow.project == self.project)
             return [_round(r) for r in session.scalars(query.order_by(RoundRow.requested, RoundRow.operation))]
+
+    def degraded(self) -> bool:
+        """Tell whether the champion is known to be worse and nothing has won since."""
+        return degraded(self.rounds())
 
     # promotions
 
@@ -472,13 +517,22 @@ class Journal:
 
     @contextmanager
     def _read(self) -> Iterator[Session]:
-        with _explained(self.engine), Session(self.engine, expire_on_commit=False) as session:
+        reading = self.engine.execution_options(reading=True)
+        with _explained(self.engine), Session(reading, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
         with _explained(self.engine), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+
+def degraded(rounds: Sequence[Round]) -> bool:
+    """Tell whether a round ended without a winner though the champion is worse; only a promotion ends that."""
+    told = [
+        r.outcome for r in rounds if r.outcome in ("promoted", "degraded") or (r.degrades and r.outcome == "failed")
+    ]
+    return bool(told) and told[-1] != "promoted"
 
 
 def now() -> str:
@@ -534,7 +588,8 @@ def _make_durable(connection: Any, _: Any) -> None:
 
 def _begin_at_once(connection: Any) -> None:
     """Take SQLite's write lock at the start: a read that turns into a write can lose the race without waiting."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
 @contextmanager

@@ -90,7 +90,7 @@ class Context:
             tags["trimtab.fingerprint"] = candidate.fingerprint
         example, outputs = self._example(parts, candidate)
         return CandidateLog(
-            operation=f"{self.asked.operation}:candidate:{entry.recipe.name}",
+            operation=f"{self.asked.operation}:candidate:{entry.recipe.name}:{_print(candidate)}",
             name=entry.recipe.name,
             tags=tags,
             params=_params(entry),
@@ -122,7 +122,7 @@ class Context:
 
     def register(self, parts: Parts, entry: Entry, candidate: Candidate, candidate_run: str) -> Version:
         """Put the candidate's package together and register it as a version."""
-        folder = parts.folder / "rounds" / rows.slug(self.asked.operation) / "package"
+        folder = parts.folder / "rounds" / rows.slug(self.asked.operation) / f"package-{candidate.fingerprint}"
         package(folder, candidate, self.schema, self.prepared, self.champion, entry)
         tags = self.ancestry | {
             "trimtab.recipe": entry.recipe.name,
@@ -130,8 +130,17 @@ class Context:
             "trimtab.verdict": entry.outcome,
         }
         return parts.registry.create_version(
-            candidate_run, f"{self.asked.operation}:version", folder, tags, _description(self, entry)
+            candidate_run,
+            f"{self.asked.operation}:version:{candidate.fingerprint}",
+            folder,
+            tags,
+            _description(self, entry),
         )
+
+
+def _print(candidate: Candidate | None) -> str:
+    """Tell a candidate that was built from one of the same recipe that was not: taken up again it may be."""
+    return "not built" if candidate is None else candidate.fingerprint
 
 
 def package(

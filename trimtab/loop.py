@@ -12,7 +12,7 @@ import numpy as np
 from trimtab import champion, first, round
 from trimtab.benchmark import correctness
 from trimtab.data import Rows
-from trimtab.errors import DataError, InputError, ServiceError, SettingsError
+from trimtab.errors import ArtifactError, DataError, InputError, ServiceError, SettingsError
 from trimtab.journal import Quality, Round
 from trimtab.monitor import Answer, Finding, Monitor, Sample
 from trimtab.parts import Parts
@@ -78,8 +78,10 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
         done, failed = _run(parts, open_round, optimize)
         yield Report(open_round.window, None, (), done, failed)
     champion.reconcile(parts)
+    if any(r.window <= seen for r in _open_rounds(parts)):
+        return  # another process holds it; what is decided next depends on how it ends
     last = parts.source.last(parts.start)
-    closed = [n for n in range(seen + 1, last + 1) if replay or _has_closed(parts, n)]
+    closed = list(range(seen + 1, last + 1)) if replay else _closed_by_now(parts, seen, last)
     with parts.progress.stage("windows", len(closed)) as advance:
         for number in closed:
             report = _look(parts, number, optimize)
@@ -94,9 +96,14 @@ def _open_rounds(parts: Parts) -> list[Round]:
     return [r for r in parts.journal.rounds() if r.state != "closed"]
 
 
-def _has_closed(parts: Parts, number: int) -> bool:
-    closes = parts.source.closes(number, parts.start)
-    return number < parts.source.last(parts.start) if closes is None else closes <= time.time()
+def _closed_by_now(parts: Parts, seen: int, last: int) -> list[int]:
+    """Return the windows that closed since: by the clock, also those without a row (a source that fell silent)."""
+    if parts.source.closes(1, parts.start) is None:
+        return list(range(seen + 1, last))
+    number = seen + 1
+    while (closes := parts.source.closes(number, parts.start)) is not None and closes <= time.time():
+        number += 1
+    return list(range(seen + 1, number))
 
 
 def _newest(parts: Parts) -> int:
@@ -265,7 +272,9 @@ def _judge(
     problems, findings = _ask(parts, [m for m in parts.monitors if m.needs_labels], serving, sample)
     _record_quality(parts, window.number, served, serving, sample)
     parts.journal.record_findings(findings, serving.version, closed)
-    parts.journal.mark_labelled(window.number)
+    missing = sample.labels is not None and bool((sample.labels == MISSING_LABEL).any())
+    if not (missing and any(f.answer is Answer.UNKNOWN for f in findings)):
+        parts.journal.mark_labelled(window.number)
     return problems, findings
 
 
@@ -276,5 +285,9 @@ def _record_quality(parts: Parts, number: int, served: int | None, serving: Serv
     have = sample.labels != MISSING_LABEL
     rows = Rows(sample.inputs, sample.labels, np.arange(len(sample), dtype=np.uint64)).take(have)
     for version in {served or serving.version, serving.version, parts.journal.promotions()[0].version}:
-        right = correctness(champion.load(parts, version).session, rows)
+        try:
+            right = correctness(champion.load(parts, version).session, rows)
+        except ArtifactError as error:  # an old version is for comparison only: the watch goes on without it
+            parts.journal.record("error", {"version": version, "message": str(error)}, f"lost:{version}")
+            continue
         parts.journal.record_quality(Quality(number, version, int(right.sum()), len(rows)))

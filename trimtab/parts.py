@@ -102,7 +102,7 @@ def assemble(
         discover.look_beside(beside)
     project.folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(project.journal_url, project.name)
-    journal.begin(project.model_dump_json(), f"{project.name}:{project.seed}")
+    journal.begin(project.model_dump_json(), f"{project.name}:{project.seed}", project.sealed)
     return Parts(
         project=project,
         source=source_of(project),

@@ -11,10 +11,10 @@ from trimtab import champion, rows, search
 from trimtab.artifact import Model
 from trimtab.benchmark import Scores
 from trimtab.entry import Entry
-from trimtab.errors import ArtifactError, InputError, TrimtabError
+from trimtab.errors import ArtifactError, InputError, ServiceError, TrimtabError
 from trimtab.evidence import Bench
 from trimtab.gate import Outcome
-from trimtab.journal import Round
+from trimtab.journal import LEASE_SECONDS, Round
 from trimtab.lineage import CONFIDENCE, Context
 from trimtab.parts import Parts
 from trimtab.recipe import Kitchen, Recipe
@@ -32,12 +32,13 @@ def request(parts: Parts, window: int, cause: str, reasons: Sequence[str]) -> Ro
 def request_by_hand(parts: Parts, reason: str) -> Round:
     """Write a round that a person asks for; an open one of the same reason is taken up instead."""
     asked = parts.journal.rounds()
-    still_open = next((r for r in asked if r.state != "closed" and r.cause == reason), None)
+    reasons = (f"asked for: {reason}",)
+    still_open = next((r for r in asked if r.state != "closed" and r.reasons == reasons), None)
     if still_open is not None:
         return still_open
     newest = max((w.number for w in parts.journal.windows()), default=0)
-    operation = f"{parts.project.name}:round:{newest}:{reason}-{len(asked) + 1}"
-    return parts.journal.request_round(operation, newest, reason, [f"asked for: {reason}"])
+    operation = f"{parts.project.name}:round:{newest}:manual-{len(asked) + 1}"
+    return parts.journal.request_round(operation, newest, "manual", reasons)
 
 
 def optimize(parts: Parts, asked: Round) -> Round:
@@ -54,11 +55,13 @@ def optimize(parts: Parts, asked: Round) -> Round:
         When a server did not answer (the round stays open and is taken up at the next start) or the
         input is wrong (the round is closed as failed). The champion is unchanged either way.
     """
-    with parts.journal.lease(asked.operation) as mine:
+    with parts.journal.lease(asked.operation, wait=LEASE_SECONDS) as mine:
         if mine:
             try:
                 _run(parts, asked)
-            except InputError as error:
+            except ServiceError:
+                raise
+            except Exception as error:  # left open, it would be the first thing to fail at every start
                 parts.journal.record("error", {"round": asked.operation, "message": str(error)})
                 parts.journal.close_round(asked.operation, "failed", {"error": str(error)})
                 raise
@@ -73,17 +76,17 @@ def _run(parts: Parts, asked: Round) -> None:
     mine = any(p.operation == asked.operation for p in promotions)
     if promotions[-1].epoch != asked.epoch and not mine:
         return parts.journal.close_round(asked.operation, "lost", {"reason": "another promotion came first"})
-    started_from = promotions[-2].version if mine else serving.version
-    serving = champion.load(parts, started_from)
+    serving = champion.load(parts, next(p.version for p in promotions if p.epoch == asked.epoch))
+    repair = asked.degrades or parts.journal.degraded()
     anchor = champion.load(parts, champion.anchor(promotions))
     prepared = rows.prepare(parts, asked.operation, serving.schema, *training_windows(parts, asked.window))
     context = Context(asked, serving.schema, prepared, serving)
     run = parts.executor.call("log round", parts.registry.log_round, context.round_log(parts))
     entries = build(parts, serving, prepared)
     entries, (reigning, approved) = _measure(parts, asked, serving, anchor, prepared, entries)
-    entries = _judge(parts, entries, reigning, approved, asked.degrades)
+    entries = _judge(parts, entries, reigning, approved, repair)
     logged = log_candidates(parts, context, run, entries)
-    return _conclude(parts, context, run, entries, logged, choose(parts, entries))
+    return _conclude(parts, context, run, entries, logged, choose(parts, entries), repair)
 
 
 def log_candidates(parts: Parts, context: Context, run: str, entries: Sequence[Entry]) -> dict[str, str]:
@@ -219,13 +222,14 @@ def _conclude(
     entries: list[Entry],
     logged: Mapping[str, str],
     winner: Entry | None,
+    repair: bool,
 ) -> None:
     asked = context.asked
-    kept = winner or (_best_so_far(parts, entries) if asked.degrades else None)
+    kept = winner or (_best_so_far(parts, entries) if repair else None)
     version = None
     if kept is not None and kept.candidate is not None:
         version = context.register(parts, kept, kept.candidate, logged[kept.recipe.name])
-    outcome = "degraded" if asked.degrades else "kept"
+    outcome = "degraded" if repair else "kept"
     if winner is not None and version is not None:
         promotion = champion.promote(parts, asked.operation, version.number, asked.epoch, "promote", {})
         outcome = "promoted" if promotion is not None else "lost"

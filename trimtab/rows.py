@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ def slug(operation: str) -> str:
     >>> slug("digits:round:6")
     'digits-round-6'
     """
-    return operation.replace(":", "-")
+    return re.sub(r"[^A-Za-z0-9._-]", "-", operation)
 
 
 def prepare(parts: Parts, operation: str, schema: Schema, newest: Sequence[int], older: Sequence[int] = ()) -> Prepared:

@@ -379,6 +379,17 @@ class Project(BaseSettings):
         return self.registry.url or f"sqlite:///{(self.folder / 'mlflow.db').absolute()}"
 
     @property
+    def sealed(self) -> dict[str, Any]:
+        """What may not change after the first run: it says which role a row has, and which number a window."""
+        data = self.data
+        return {
+            "data.split": {str(role): share for role, share in data.split.shares.items()},
+            "data.group": data.group,
+            "data.block": data.block,
+            "window.every": self.window.every,
+        }
+
+    @property
     def target(self) -> Target:
         """What the model must be fast on."""
         return self.targets[0]

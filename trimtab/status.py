@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trimtab.errors import TrimtabError
-from trimtab.journal import Journal, Quality, Round
+from trimtab.journal import Journal, Quality, Round, degraded
 from trimtab.monitor import Answer, Finding
 from trimtab.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
 
@@ -46,8 +46,7 @@ def state(rounds: Sequence[Round], begun: bool) -> str:
     """Return ``new``, ``optimizing``, ``serving``, or ``degraded``: the champion is worse and nothing won."""
     if any(r.state != "closed" for r in rounds):
         return "optimizing"
-    ended = [r for r in rounds if r.outcome in ("promoted", "degraded", "kept", "failed")]
-    if ended and (ended[-1].outcome == "degraded" or (ended[-1].outcome == "failed" and ended[-1].degrades)):
+    if degraded(rounds):
         return "degraded"
     return "serving" if begun else "new"
 

@@ -30,7 +30,8 @@ class ProjectRow(Base):
     __tablename__ = "projects"
     name: Mapped[str] = mapped_column(String(100), primary_key=True)
     config: Mapped[str]
-    split_key: Mapped[str] = mapped_column(String(64))
+    split_key: Mapped[str] = mapped_column(String(200))
+    sealed: Mapped[dict[str, Any]]
     start: Mapped[int | None]
     created: Mapped[str] = mapped_column(String(40))
 

@@ -71,7 +71,7 @@ class Trigger(BaseModel):
     confirm
         ``m of k``: ``moved`` counts when m of the last k windows moved.
     cooldown
-        Windows that must have closed since the last round before another starts.
+        Windows after that of a round in which no other round starts.
 
     Examples
     --------
@@ -102,12 +102,12 @@ class Trigger(BaseModel):
         last_round
             The window after which the last round ran, or None.
         """
-        found = [f for f in findings if f.window > window - self.confirm[1]]
+        found = list(findings)
         broken = [f for f in found if f.answer is Answer.BROKEN and f.window == window]
         if broken:
             return Decision(window, Action.QUARANTINE, _reasons(broken))
-        worse = [f for f in found if f.answer is Answer.WORSE]
-        moved = [f for f in found if f.answer is Answer.MOVED]
+        worse = _standing(found)
+        moved = [f for f in found if f.answer is Answer.MOVED and f.window > window - self.confirm[1]]
         confirmed = len({f.window for f in moved}) >= self.confirm[0]
         causes = [*(worse if "worse" in self.on else []), *(moved if "moved" in self.on and confirmed else [])]
         if causes and last_round is not None and window - last_round <= self.cooldown:
@@ -121,6 +121,12 @@ class Trigger(BaseModel):
             waits = ("waiting for labels, or for the drift to be confirmed",) if moved else ()
             return Decision(window, Action.ALERT, (*_reasons(now), *waits))
         return Decision(window, Action.IGNORE, ())
+
+
+def _standing(findings: Sequence[Finding]) -> list[Finding]:
+    """Return what was found worse, however late its labels came, unless a later window was found fine again."""
+    fine = {f.monitor: f.window for f in sorted(findings, key=lambda f: f.window) if f.answer is Answer.FINE}
+    return [f for f in findings if f.answer is Answer.WORSE and f.window > fine.get(f.monitor, -1)]
 
 
 def _reasons(findings: Sequence[Finding]) -> tuple[str, ...]:

@@ -306,6 +306,11 @@ def _freeze_column(name: str, feature: Feature, frame: pd.DataFrame) -> Column:
         return Column(name=name, feature=feature, dtype="number")
     levels = feature.categories or tuple(sorted({_plain(v) for v in values.tolist()}, key=str))
     if numbers:
+        if any(not isinstance(v, int) for v in levels):
+            raise DataError(
+                f"column {name!r} is declared categorical but holds {levels[0]!r}: categories are text or whole "
+                f"numbers; mend the rows, or set features.{name}.kind: numeric"
+            )
         return Column(name=name, feature=feature, dtype="number", levels=tuple(int(v) for v in levels))
     return Column(name=name, feature=feature, dtype="text", levels=tuple(str(v) for v in levels))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,12 +10,11 @@ from pathlib import Path
 from trimtab.parts import Parts, assemble
 from trimtab.settings import Project
 from trimtab_prefect.executor import PrefectExecutor
+from trimtab_prefect.server import masked
 
 __all__ = ["carrying", "open_parts", "shown"]
 
 # User and password of an address, up to the last @: an unquoted password may hold @, / and #.
-SECRET = re.compile(r"(?<=://)([^:/@]*):(.*)@")
-
 _CARRIED: ContextVar[Parts | None] = ContextVar("trimtab_prefect_parts", default=None)
 
 
@@ -47,4 +45,4 @@ def shown(overrides: Sequence[str]) -> list[str]:
     >>> shown(["seed=1", "registry.url=http://me:secret@host:5000"])
     ['seed=1', 'registry.url=http://me:***@host:5000']
     """
-    return [SECRET.sub(r"\1:***@", item, count=1) for item in overrides]
+    return [masked(item) for item in overrides]

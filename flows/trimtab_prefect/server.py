@@ -6,6 +6,7 @@ Prefect's own temporary server is a process that outlives a killed parent. :mod:
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -35,10 +36,19 @@ STOP_SECONDS = 10.0
 WAY_OUT = "run with --direct to do without Prefect"
 
 
+def masked(url: str) -> str:
+    """Return an address without the password in it."""
+    return re.sub(r"(?<=://)([^:/@]*):(.*)@", r"\1:***@", url, count=1)
+
+
 def described() -> str:
     """Say which server the flows will run against."""
     url = PREFECT_API_URL.value()
-    return url or "starting an embedded server (set PREFECT_API_URL to use your own, --direct to run without)"
+    return (
+        masked(url)
+        if url
+        else "starting an embedded server (set PREFECT_API_URL to use your own, --direct to run without)"
+    )
 
 
 @contextmanager
@@ -81,7 +91,8 @@ def _check(url: str) -> None:
         error = client.api_healthcheck()
     if error is not None:
         raise ServiceError(
-            f"Prefect's server at PREFECT_API_URL={url} does not answer ({type(error).__name__}: {error}); start it, "
+            f"Prefect's server at PREFECT_API_URL={masked(url)} does not answer "
+            f"({type(error).__name__}: {error}); start it, "
             f"unset PREFECT_API_URL for an embedded one, or {WAY_OUT}"
         )
 
