@@ -158,17 +158,15 @@ def main() -> None:
         console = Console()
         cli.out.file, cli.err.file = nowhere, nowhere
         left = follow(Path(folder), window=2000, epochs=5, candidates=5, seed=seed)
-    table = Table(
-        "round", "outcome", "champion", "proven gain", "parent", "model", "accuracy", "anchor's", title="Quiet"
-    )
+    table = Table("", "outcome", "serves", "proven gain", "parent B", "model B", "accuracy", "anchor's")
     for number, r in enumerate(left, 1):
         table.add_row(
             str(number),
             r["outcome"],
             f"v{r['champion']}",
-            ", ".join(f"{name} +{low:.3f} to +{high:.3f}" for name, (low, high) in r["gains"].items()),
-            f"{r['parent_bytes']} B, {r['parent_parameters']} parameters",
-            f"{r['size_bytes']} B",
+            ", ".join(f"{name} {low:+.1%} to {high:+.1%}" for name, (low, high) in r["gains"].items()),
+            str(r["parent_bytes"]),
+            str(r["size_bytes"]),
             f"{r['champion_accuracy']:.4f}",
             f"{r['anchor_accuracy']:.4f}",
         )

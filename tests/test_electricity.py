@@ -20,7 +20,9 @@ def test_following_the_stream_beats_never_replacing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cli.main(["run", str(CONFIG), "--direct", "--json", "--set", f"source.path={STREAM}"])
+    with pytest.raises(SystemExit) as end:
+        cli.main(["run", str(CONFIG), "--direct", "--json", "--set", f"source.path={STREAM}"])
+    assert not end.value.code
     status = json.loads(capsys.readouterr().out)
     quality = status["quality"]
     assert quality["windows"] == 33
