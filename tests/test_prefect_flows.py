@@ -290,7 +290,8 @@ def test_the_runner_runs_a_round_that_a_person_asks_for(client: SyncPrefectClien
     there = shelf.world(tmp_path / "home", calm("asked"), name="asked")
     list(loop.watch(there.process(), replay=True))
     done = PrefectRunner().optimize(written(there, tmp_path), [], "curious", Silent())
-    assert (done.cause, done.state, done.outcome) == ("curious", "closed", "kept")
+    assert (done.cause, done.reasons) == ("manual", ("asked for: curious",))
+    assert (done.state, done.outcome) == ("closed", "kept")
     assert [a["type"] for a in artifacts(client, "asked")] == ["table", "markdown"]
 
 
@@ -334,12 +335,13 @@ def test_a_round_that_fails_is_told_and_its_error_comes_through(client: SyncPref
     there = shelf.world(tmp_path / "home", calm("failing"), name="failing")
     list(loop.watch(there.process(), replay=True))
     asked = request_by_hand(there.process(), "doomed")
-    config = str(written(there, tmp_path, optimize={"techniques": ["recentre"]}))
-    with pytest.raises(SettingsError, match="add export"):
+    golden = fakes.stream("unlike", fakes.quiet(50, 3).assign(y=99))
+    config = str(written(there, tmp_path, data={"golden": golden}))
+    with pytest.raises(DataError, match="none of the classes"):
         optimize(config, operation=asked.operation)
     page = artifacts(client, "failing")[-1]["data"]
     assert page.startswith("# Round after window 1: failed")
-    assert "add export" in page
+    assert "none of the classes" in page
 
 
 def test_passwords_in_overrides_stay_out_of_a_runs_parameters(client: SyncPrefectClient, tmp_path: Path) -> None:
