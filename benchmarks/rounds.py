@@ -112,6 +112,7 @@ def look(home: Path, fresh: pd.DataFrame) -> dict[str, Any]:
     facts = json.loads((versions / str(champion) / "parent" / "facts.json").read_text())
     return {
         "cause": asked.cause,
+        "reasons": list(asked.reasons),
         "outcome": asked.outcome,
         "winner": won["recipe"] if won is not None else None,
         "gains": proven(asked, won, versions) if won is not None else {},

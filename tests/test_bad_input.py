@@ -298,7 +298,7 @@ def test_labels_that_come_late_are_guarded_too(tmp_path: Path, capsys: pytest.Ca
             {"source": {"kind": "csv", "path": "rows.csv", "timestamp": "att", "label": "y"}},
             ["column 'att' (setting source.timestamp) is not in the rows", "Did you mean 'at'?"],
         ),
-        ({"window": {"every": "7 days"}}, ["window.every: '7 days' is no length of time", "such as 7d"]),
+        ({"window": {"every": "7 days"}}, ["window.every: '7 days', but this project began with '7d'", "set it back"]),
     ],
     ids=str,
 )

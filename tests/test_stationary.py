@@ -44,7 +44,7 @@ def quiet(rounds: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> list[
 
 
 def test_ten_rounds_ran(quiet: list[dict[str, Any]]) -> None:
-    assert [r["cause"] for r in quiet] == ["test"] * 10
+    assert [(r["cause"], r["reasons"]) for r in quiet] == [("manual", ["asked for: test"])] * 10
     assert {r["outcome"] for r in quiet} == {"promoted", "kept"}
 
 
