@@ -12,14 +12,13 @@ import pandas as pd
 
 from trimtab import discover
 from trimtab.artifact import FLOAT, ONNX, Model, read_json, write_json
-from trimtab.benchmark import Target
 from trimtab.data import Data, Role
 from trimtab.errors import ArtifactError, DataError
 from trimtab.monitor import Answer, Finding, Sample
 from trimtab.parts import Parts, assemble
 from trimtab.registry import MemoryRegistry
 from trimtab.settings import Project
-from trimtab.technique import Job
+from trimtab.technique import About, Job
 from trimtab.window import Arrays, Span, Window
 
 STREAMS: dict[str, pd.DataFrame] = {}
@@ -127,37 +126,24 @@ class RaisingTrainer:
 
 
 @dataclass(frozen=True)
-class Plain:
-    """What all techniques here have in common."""
-
-    takes: ClassVar[str] = FLOAT
-    gives: ClassVar[str] = FLOAT
-    renews_parent: ClassVar[bool] = False
-    needs_data: ClassVar[bool] = False
-    needs_teacher: ClassVar[bool] = False
-    experimental: ClassVar[bool] = False
-    libraries: ClassVar[tuple[str, ...]] = ("numpy",)
-
-
-@dataclass(frozen=True)
-class Recentre(Plain):
+class Recentre:
     """Training: the centroids of the new rows."""
 
-    name: ClassVar[str] = "recentre"
-    renews_parent: ClassVar[bool] = True
-    needs_data: ClassVar[bool] = True
+    about: ClassVar[About] = About(
+        name="recentre", takes=FLOAT, gives=FLOAT, renews_parent=True, needs_data=True, needs_labels=True, rung=3
+    )
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         return save(job.folder, FLOAT, centroids_of(data, len(job.schema.classes)), 9)
 
 
 @dataclass(frozen=True)
-class Drop(Plain):
+class Drop:
     """Compressing: the last ``columns`` numbers of every centroid are forgotten."""
 
     columns: int = 1
 
-    name: ClassVar[str] = "drop"
+    about: ClassVar[About] = About(name="drop", takes=FLOAT, gives=FLOAT, faster_on=("numpy",), smaller=True)
 
     def __post_init__(self) -> None:
         if self.columns < 0:
@@ -170,12 +156,10 @@ class Drop(Plain):
 
 
 @dataclass(frozen=True)
-class Mimic(Plain):
+class Mimic:
     """Distilling: half way to the teacher."""
 
-    name: ClassVar[str] = "mimic"
-    needs_data: ClassVar[bool] = True
-    needs_teacher: ClassVar[bool] = True
+    about: ClassVar[About] = About(name="mimic", takes=FLOAT, gives=FLOAT, needs_data=True, needs_teacher=True)
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         if not len(data.rows(Role.TRAIN)):
@@ -185,35 +169,30 @@ class Mimic(Plain):
 
 
 @dataclass(frozen=True)
-class Convert(Plain):
+class Convert:
     """Export."""
 
-    name: ClassVar[str] = "convert"
-    gives: ClassVar[str] = ONNX
+    about: ClassVar[About] = About(name="convert", takes=FLOAT, gives=ONNX)
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         return save(job.folder, ONNX, centroids_in(model), 9)
 
 
 @dataclass(frozen=True)
-class Spoil(Plain):
+class Spoil:
     """Quantizing so coarsely that nothing is left: never a winner."""
 
-    name: ClassVar[str] = "spoil"
-    takes: ClassVar[str] = ONNX
-    gives: ClassVar[str] = ONNX
+    about: ClassVar[About] = About(name="spoil", takes=ONNX, gives=ONNX, smaller=True)
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         return save(job.folder, ONNX, centroids_in(model) * 0.0, 0)
 
 
 @dataclass(frozen=True)
-class Explode(Plain):
+class Explode:
     """A technique that raises."""
 
-    name: ClassVar[str] = "explode"
-    takes: ClassVar[str] = ONNX
-    gives: ClassVar[str] = ONNX
+    about: ClassVar[About] = About(name="explode", takes=ONNX, gives=ONNX, smaller=True)
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         raise ZeroDivisionError("on purpose")
@@ -238,9 +217,9 @@ class CentroidRuntime:
     """Loads exported centroids."""
 
     name: ClassVar[str] = "numpy"
-    takes: ClassVar[str] = ONNX
+    takes: ClassVar[tuple[str, ...]] = (ONNX,)
 
-    def load(self, model: Model, target: Target) -> CentroidSession:
+    def load(self, model: Model, threads: int = 1, batch: int = 1) -> CentroidSession:
         try:
             return CentroidSession(centroids_in(model))
         except (KeyError, TypeError) as error:

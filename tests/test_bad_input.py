@@ -471,6 +471,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trimtab.monitor import Answer, Finding
+from trimtab.technique import About
 
 
 @dataclass(frozen=True)
@@ -521,14 +522,9 @@ class Unmade(Look):
 
 @dataclass(frozen=True)
 class Explode:
-    name: ClassVar[str] = "explode"
-    takes: ClassVar[str] = "torch"
-    gives: ClassVar[str] = "torch"
-    renews_parent: ClassVar[bool] = True
-    needs_data: ClassVar[bool] = True
-    needs_teacher: ClassVar[bool] = False
-    experimental: ClassVar[bool] = False
-    libraries: ClassVar[tuple[str, ...]] = ()
+    about: ClassVar[About] = About(
+        name="explode", takes="torch", gives="torch", renews_parent=True, needs_data=True
+    )
 
     def apply(self, model, data, job):
         raise ZeroDivisionError("on purpose")

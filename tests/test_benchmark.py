@@ -15,9 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.artifact import Model, write_json
-from trimtab.benchmark import Interval, Latency, Scores, Target, correctness, measuring_lock, proportion, race
+from trimtab.benchmark import Scores
 from trimtab.data import Data, Role, Rows
 from trimtab.evidence import Bench, keep, read
+from trimtab.intervals import Interval, proportion
+from trimtab.metric import correctness
+from trimtab.runtime import Target
+from trimtab.timing import Latency, measuring_lock, race
 from trimtab.window import Arrays
 
 ROWS = Rows(
@@ -221,10 +225,10 @@ class Counts:
     """A runtime that counts what it loads."""
 
     name = "counts"
-    takes = "onnx"
+    takes = ("onnx",)
     loads = 0
 
-    def load(self, model: Model, target: Target) -> Works:
+    def load(self, model: Model, threads: int = 1, batch: int = 1) -> Works:
         self.loads += 1
         return Works(0)
 

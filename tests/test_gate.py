@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.benchmark import Interval, Latency, Scores
+from trimtab.benchmark import Scores
 from trimtab.gate import Gate, Outcome, Verdict, design_effect, paired_difference, rows_needed
+from trimtab.intervals import Interval
+from trimtab.timing import Latency
 
 ROWS = 2000
 GATE = Gate()

@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from trimtab.artifact import ONNX, Model
-from trimtab.benchmark import Target, correctness
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import ArtifactError, DataError, PluginError
+from trimtab.metric import correctness
 from trimtab.technique import Job
 from trimtab.window import Feature, Schema
 from trimtab_onnx.quantize import QuantizeStatic
@@ -74,7 +74,7 @@ def written(folder: Path, nodes: list[onnx.NodeProto], output: str = "probabilit
 
 
 def test_session_gives_outputs_by_name_and_predict_the_same_probabilities(bench: Bench) -> None:
-    session = OnnxRuntime().load(bench.model, Target())
+    session = OnnxRuntime().load(bench.model)
     outputs = session.run(bench.rows.inputs)
     assert set(outputs) == {"probabilities", "embedding"}
     assert outputs["probabilities"].shape == (600, 3)
@@ -85,12 +85,12 @@ def test_session_gives_outputs_by_name_and_predict_the_same_probabilities(bench:
 
 
 def test_threads_change_no_prediction(bench: Bench) -> None:
-    one, two = (OnnxRuntime().load(bench.model, Target(threads=t)) for t in (1, 2))
+    one, two = (OnnxRuntime().load(bench.model, t) for t in (1, 2))
     assert np.allclose(one.predict(bench.rows.inputs), two.predict(bench.rows.inputs), atol=1e-6)
 
 
 def test_inputs_that_the_model_does_not_know_are_left_out_and_missing_ones_are_named(bench: Bench) -> None:
-    session = OnnxRuntime().load(bench.model, Target())
+    session = OnnxRuntime().load(bench.model)
     more = {**bench.rows.inputs, "other": np.zeros((600, 1), np.float32)}
     assert np.array_equal(session.predict(more), session.predict(bench.rows.inputs))
     with pytest.raises(DataError, match=r"model input 'image' is missing; given: \['other'\]"):
@@ -102,13 +102,13 @@ def test_inputs_that_the_model_does_not_know_are_left_out_and_missing_ones_are_n
 def test_file_that_does_not_load_is_an_artifact_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ArtifactError, match=r"model.onnx cannot be loaded"):
-        OnnxRuntime().load(Model.at(tmp_path, ONNX), Target())
+        OnnxRuntime().load(Model.at(tmp_path, ONNX))
 
 
 def test_model_without_probabilities_is_an_artifact_error(tmp_path: Path) -> None:
     model = written(tmp_path / "m", [helper.make_node("Relu", ["image"], ["logits"])], output="logits")
     with pytest.raises(ArtifactError, match=r"has the outputs \['logits'\], but needs one named 'probabilities'"):
-        OnnxRuntime().load(model, Target())
+        OnnxRuntime().load(model)
 
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
@@ -117,7 +117,7 @@ def test_quantized_model_is_as_good_and_much_smaller(bench: Bench, method: Any, 
     assert capfd.readouterr() == ("", "")
     assert quantized.size_bytes < 0.5 * bench.model.size_bytes
     judge = bench.data.rows(Role.JUDGE)
-    before, after = (OnnxRuntime().load(m, Target()) for m in (bench.model, quantized))
+    before, after = (OnnxRuntime().load(m) for m in (bench.model, quantized))
     assert correctness(after, judge).mean() > correctness(before, judge).mean() - 0.03
     assert set(after.run(judge.inputs)) == {"probabilities", "embedding"}
     assert quantized.facts["parameters"] == bench.model.facts["parameters"]
@@ -193,7 +193,7 @@ def test_text_and_missing_numbers_pass_through_a_quantized_table_model(tmp_path:
     fitted, exported, quantized = (Job(folder, 0, schema) for folder in folders)
     parent = Classifier("trimtab_torch.networks:Mlp", epochs=15).fit(data, fitted)
     model = QuantizeStatic(method=method).apply(Export().apply(parent, data, exported), data, quantized)
-    session = OnnxRuntime().load(model, Target())
+    session = OnnxRuntime().load(model)
     known = ~np.isnan(rows.inputs["numeric"][:, 0])
     assert correctness(session, rows.take(known)).mean() > 0.9
     as_objects = {**rows.inputs, "c": rows.inputs["c"].astype(object)}

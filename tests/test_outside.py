@@ -162,6 +162,7 @@ import numpy as np
 
 from trimtab.artifact import Model
 from trimtab.monitor import Answer, Finding
+from trimtab.technique import About
 
 
 @dataclass(frozen=True)
@@ -170,14 +171,9 @@ class Round:
 
     digits: int = 3
 
-    name: ClassVar[str] = "stranger.round"
-    takes: ClassVar[str] = "torch"
-    gives: ClassVar[str] = "torch"
-    renews_parent: ClassVar[bool] = False
-    needs_data: ClassVar[bool] = False
-    needs_teacher: ClassVar[bool] = False
-    experimental: ClassVar[bool] = False
-    libraries: ClassVar[tuple[str, ...]] = ("safetensors",)
+    about: ClassVar[About] = About(
+        name="stranger.round", takes="torch", gives="torch", smaller=True, libraries=("safetensors",)
+    )
 
     def __post_init__(self):
         if not 1 <= self.digits <= 7:
@@ -190,7 +186,7 @@ class Round:
         weights = load_file(job.folder / "model.safetensors")
         whole = {k: np.round(v, self.digits) if v.dtype == np.float32 else v for k, v in weights.items()}
         save_file(whole, job.folder / "model.safetensors")
-        return Model.at(job.folder, self.gives)
+        return Model.at(job.folder, self.about.gives)
 
 
 @dataclass(frozen=True)

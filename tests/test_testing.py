@@ -13,12 +13,11 @@ import pytest
 from tests import fakes
 from trimtab import discover
 from trimtab.artifact import ONNX, Model, write_json
-from trimtab.benchmark import Target
 from trimtab.data import Data, Role
 from trimtab.errors import SettingsError
 from trimtab.monitor import Always, Answer, Finding, Sample
 from trimtab.registry import MemoryRegistry
-from trimtab.technique import Job
+from trimtab.technique import About, Job
 from trimtab.testing import CHECKS, Check, Checked, Material, quiet_frame, yield_checks
 from trimtab.window import Arrays, Window
 
@@ -112,7 +111,7 @@ def test_a_strangers_source_keeps_every_promise(material: Material) -> None:
 class Base(fakes.Convert):
     """Converts; each subclass breaks one promise."""
 
-    name: ClassVar[str] = "breaks"
+    about: ClassVar[About] = dataclasses.replace(fakes.Convert.about, name="breaks")
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class Lies(Base):
 
 @dataclass(frozen=True)
 class Starves(Base):
-    needs_data: ClassVar[bool] = True
+    about: ClassVar[About] = dataclasses.replace(Base.about, needs_data=True)
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         int(data.rows(Role.TRAIN).labels.max())
@@ -154,7 +153,7 @@ class Starves(Base):
 
 @dataclass(frozen=True)
 class Careless(Base):
-    needs_data: ClassVar[bool] = True
+    about: ClassVar[About] = dataclasses.replace(Base.about, needs_data=True)
 
 
 @dataclass(frozen=True)
@@ -171,9 +170,7 @@ class Loose:
 
     needs_data: bool = False
 
-    name: ClassVar[str] = "loose"
-    takes: ClassVar[str] = "torch"
-    gives: ClassVar[str] = "onnx"
+    about: ClassVar[About] = About(name="loose", takes="torch", gives="onnx")
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         return fakes.Convert().apply(model, data, job)
@@ -281,7 +278,7 @@ def test_a_technique_that_is_no_frozen_dataclass_is_caught(material: Material) -
 class Mixes(fakes.CentroidRuntime):
     """A prediction depends on the batch, and a damaged file raises whatever it raises."""
 
-    def load(self, model: Model, target: Target) -> Any:
+    def load(self, model: Model, threads: int = 1, batch: int = 1) -> Any:
         text = (model.folder / "model.onnx").read_text()
         return MixingSession(np.asarray(json.loads(text)["centroids"]))
 

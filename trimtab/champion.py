@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 
 from trimtab.artifact import FLOAT, Model, read_json
-from trimtab.benchmark import Session
 from trimtab.data import assign, group_keys
 from trimtab.errors import ArtifactError, InputError
 from trimtab.journal import Promotion
 from trimtab.monitor import Sample
 from trimtab.parts import Parts
 from trimtab.registry import CHALLENGER, CHAMPION, PREVIOUS
+from trimtab.runtime import Session
 from trimtab.serving import Serving
 from trimtab.window import Schema, Window
 
@@ -46,8 +46,8 @@ def load(parts: Parts, number: int) -> Serving:
 def open_package(parts: Parts, number: int, package: Path) -> Serving:
     """Load the files of one package."""
     schema = Schema.model_validate(read_json(package / "schema.json"))
-    model = Model.at(package / "model", parts.runtime.takes)
-    session = parts.runtime.load(model, parts.project.target)
+    model = Model.at(package / "model", parts.runtime.takes[0])
+    session = parts.runtime.load(model, parts.project.target.threads, parts.project.target.batch)
     with np.load(package / "fitted.npz", allow_pickle=False) as file:
         fitted = file["groups"]
     reference = observe(session, schema, pd.read_parquet(package / "reference.parquet"), 0)

@@ -111,12 +111,12 @@ def _try_model(project: Project, schema: Schema, history: Window) -> None:
         for job in jobs:
             job.folder.mkdir()
         draft = trainer.draft(inputs, jobs[0])
-        convert = search.converter(project.optimize.choices, runtime.takes).load()
+        convert = search.converter(project.optimize.choices, runtime.takes[0]).load()
         count = len(next(iter(inputs.values())))
         rows = Rows(inputs, np.zeros(count, dtype=np.int64), np.arange(count, dtype=np.uint64))
         data = Data.write(Path(folder) / "rows", {Role.TRAIN: rows})
         model = convert.apply(draft, data, jobs[1])
-        runtime.load(model, project.target).predict(inputs)
+        runtime.load(model).predict(inputs)
 
 
 def _typical_rows(source: Source) -> int:

@@ -6,6 +6,7 @@ TrimtabError                 base; never raised itself
 │   ├── DataError            rows, columns or labels of the source
 │   └── PluginError          a plugin or factory that is missing, does not import or raises
 ├── ServiceError             a server that does not answer; exit code 3
+├── OutOfTimeError           a step that gave up because the round's minutes were spent
 ├── ArtifactError            a stored file that is missing or differs from its digest; exit code 4
 └── InternalError            ours to mend; exit code 70
 """
@@ -21,6 +22,7 @@ __all__ = [
     "DataError",
     "InputError",
     "InternalError",
+    "OutOfTimeError",
     "PluginError",
     "ServiceError",
     "SettingsError",
@@ -60,6 +62,10 @@ class ServiceError(TrimtabError):
     """A server (MLflow, Prefect, a database) that did not answer."""
 
     exit_code: ClassVar[int] = 3
+
+
+class OutOfTimeError(TrimtabError):
+    """A step that gave up because the round's minutes were spent; what it had begun is not kept."""
 
 
 class ArtifactError(TrimtabError):

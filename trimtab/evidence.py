@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from trimtab.artifact import Model, fill_folder, read_json, write_json
-from trimtab.benchmark import Interval, Latency, Runtime, Scores, Target, correctness, race
+from trimtab.benchmark import Scores
 from trimtab.data import Data, Role, Rows
+from trimtab.intervals import Interval
+from trimtab.metric import correctness
+from trimtab.runtime import Runtime, Target
+from trimtab.timing import Latency, race
 
 __all__ = ["Bench", "keep", "read"]
 
@@ -58,7 +62,9 @@ class Bench:
         return read(place)
 
     def _measure(self, model: Model) -> Scores:
-        session, reigning = self.runtime.load(model, self.target), self.runtime.load(self.champion, self.target)
+        session, reigning = (
+            self.runtime.load(m, self.target.threads, self.target.batch) for m in (model, self.champion)
+        )
         judged, searched = self.data.rows(Role.JUDGE), self.data.rows(Role.SEARCH)
         timed = judged if len(judged) else self.data.rows(Role.TRAIN)
         latency = race(

@@ -118,9 +118,9 @@ def _made(folder: Path) -> Path:
 
 
 def _export(parts: Parts, asked: Round, schema: Schema, prepared: rows.Prepared, parent: Model) -> Entry:
-    recipe = Recipe(steps=(converter(parts.project.optimize.choices, parts.runtime.takes),))
+    recipe = Recipe(steps=(converter(parts.project.optimize.choices, parts.runtime.takes[0]),))
     kitchen = Kitchen(parent, prepared.data, schema, parts.folder / "steps", parts.project.seed)
-    candidate = parts.executor.call("export", kitchen.build, recipe, parts.runtime.takes)
+    candidate = parts.executor.call("export", kitchen.build, recipe, parts.runtime.takes[0])
     bench = Bench(
         folder=parts.folder / "rounds" / rows.slug(asked.operation) / "evidence",
         runtime=parts.runtime,

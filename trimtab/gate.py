@@ -13,7 +13,8 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import stats
 
-from trimtab.benchmark import Interval, Scores, design_effect
+from trimtab.benchmark import Scores
+from trimtab.intervals import Interval, design_effect
 
 __all__ = ["Gate", "Outcome", "Verdict", "paired_difference", "rows_needed"]
 
@@ -73,7 +74,7 @@ class Gate(BaseModel):
 
     Examples
     --------
-    >>> from trimtab.benchmark import Latency
+    >>> from trimtab.timing import Latency
     >>> same = Latency(1.0, 1.0, Interval(1.0, 1.0, 1.0), False)
     >>> champion = Scores(np.ones(400), np.arange(400, dtype=np.uint64), same, 100, 1.0)
     >>> worse = Scores(np.r_[np.zeros(40), np.ones(360)], champion.groups, champion.latency, 100, 0.9)

@@ -105,7 +105,7 @@ class Context:
         if candidate is None:
             return {}, {}
         inputs = dict(self.prepared.data.rows(Role.TRAIN).take(np.arange(2)).inputs)
-        return inputs, parts.runtime.load(candidate.model, parts.project.target).run(inputs)
+        return inputs, parts.runtime.load(candidate.model).run(inputs)
 
     def detail(self, entries: Sequence[Entry], winner: Entry | None, version: Version | None) -> dict[str, Any]:
         """Return the round's candidates and rows as JSON, for the journal."""

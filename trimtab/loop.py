@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from trimtab import champion, first, round
-from trimtab.benchmark import correctness
 from trimtab.data import Rows
 from trimtab.errors import ArtifactError, DataError, InputError, ServiceError, SettingsError
 from trimtab.journal import Quality, Round
+from trimtab.metric import correctness
 from trimtab.monitor import Answer, Finding, Monitor, Sample
 from trimtab.parts import Parts
 from trimtab.round import optimize

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from trimtab import discover, search
-from trimtab.benchmark import Runtime
 from trimtab.errors import PluginError, TrimtabError
 from trimtab.executor import Direct, Executor, Progress, Silent
 from trimtab.journal import Journal
 from trimtab.monitor import Monitor
 from trimtab.registry import Registry
+from trimtab.runtime import Runtime
 from trimtab.serving import Serving
 from trimtab.settings import Project
 from trimtab.technique import Trainer
@@ -149,10 +149,11 @@ def read(project: Project, source: Source, number: int, start: int) -> Window:
 
 def runtime_of(project: Project) -> Runtime:
     """Make the runtime of the project's target, and check that what a round would try can be built for it."""
-    runtime: Runtime = discover.build("runtimes", project.target.runtime, {}, "targets.0.runtime")
-    search.plan(project.optimize.choices, project.optimize.candidates, runtime.takes)
+    name, settings = next(iter(project.target.runtimes.items()))
+    runtime: Runtime = discover.build("runtimes", name, settings, "targets.0.runtime")
+    search.plan(project.optimize.choices, project.optimize.candidates, runtime.takes[0])
     for recipe in project.optimize.recipes:
-        recipe.check(runtime.takes)
+        recipe.check(runtime.takes[0])
     return runtime
 
 

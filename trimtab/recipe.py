@@ -86,18 +86,21 @@ class Recipe(BaseModel):
         techniques = [step.load() for step in self.steps]
         have, compressed = FLOAT, False
         for technique in techniques:
-            if technique.takes != have:
+            if technique.about.takes != have:
                 raise SettingsError(
-                    f"recipe {self.name!r}: {technique.name} takes {technique.takes}, the step before gives {have}; "
+                    f"recipe {self.name!r}: {technique.about.name} takes {technique.about.takes}, "
+                    f"the step before gives {have}; "
                     "put a technique between them that converts, such as export"
                 )
-            if technique.needs_teacher and not compressed:
+            if technique.about.needs_teacher and not compressed:
                 raise SettingsError(
-                    f"recipe {self.name!r}: {technique.name} learns from the float parent, and nothing before it "
+                    f"recipe {self.name!r}: {technique.about.name} learns from the float parent, and nothing before it "
                     "departs from that parent; put a compressing technique such as prune.channel before it"
                 )
-            have = technique.gives
-            compressed = not technique.renews_parent and (compressed or technique.takes == technique.gives == FLOAT)
+            have = technique.about.gives
+            compressed = not technique.about.renews_parent and (
+                compressed or technique.about.takes == technique.about.gives == FLOAT
+            )
         if have != gives:
             raise SettingsError(
                 f"recipe {self.name!r} ends in format {have}, the target's runtime takes {gives}; "
@@ -151,15 +154,15 @@ class Kitchen:
         for step, technique in zip(recipe.steps, techniques, strict=True):
             print_ = self.fingerprint(model, parent, step, technique)
             model, spent = self._step(print_, model, parent, technique)
-            parent = model if technique.renews_parent else parent
+            parent = model if technique.about.renews_parent else parent
             seconds += spent
             prints.append(print_)
         return Candidate(recipe.name, prints[-1], model, parent, seconds, tuple(prints))
 
     def fingerprint(self, model: Model, teacher: Model, step: Step, technique: Technique) -> str:
         """Return the digest of everything that the step's result follows from."""
-        data = self.data.digest if technique.needs_data else None
-        versions = {name: _version(name) for name in ("trimtab", *technique.libraries)}
+        data = self.data.digest if technique.about.needs_data else None
+        versions = {name: _version(name) for name in ("trimtab", *technique.about.libraries)}
         settings = dataclasses.asdict(technique)  # type: ignore[call-overload]
         cause = [model.digest, teacher.digest, step.technique, settings, data, self.seed, versions]
         return hashlib.sha256(json.dumps(cause, sort_keys=True, default=str).encode()).hexdigest()[:32]
@@ -168,7 +171,7 @@ class Kitchen:
         folder = self.store / fingerprint
         if not folder.is_dir():
             self._make(folder, model, teacher, technique)
-        return Model.at(folder / "model", technique.gives), float(read_json(folder / "step.json")["seconds"])
+        return Model.at(folder / "model", technique.about.gives), float(read_json(folder / "step.json")["seconds"])
 
     def _make(self, folder: Path, model: Model, teacher: Model, technique: Technique) -> None:
         begin = time.perf_counter()
@@ -180,8 +183,10 @@ class Kitchen:
             except TrimtabError:
                 raise
             except Exception as error:  # a plugin may raise anything; the round goes on without this candidate
-                raise PluginError(f"technique {technique.name!r} raised {type(error).__name__}: {error}") from error
-            write_json(draft / "step.json", {"technique": technique.name, "seconds": time.perf_counter() - begin})
+                raise PluginError(
+                    f"technique {technique.about.name!r} raised {type(error).__name__}: {error}"
+                ) from error
+            write_json(draft / "step.json", {"technique": technique.about.name, "seconds": time.perf_counter() - begin})
 
 
 def _version(name: str) -> str:

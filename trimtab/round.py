@@ -117,7 +117,7 @@ def training_windows(parts: Parts, closed: int) -> tuple[list[int], list[int]]:
 def build(parts: Parts, serving: Serving, prepared: rows.Prepared) -> list[Entry]:
     """Build the round's recipes from the champion's parent, until the minutes are spent."""
     settings = parts.project.optimize
-    planned = search.plan(settings.choices, settings.candidates, parts.runtime.takes)
+    planned = search.plan(settings.choices, settings.candidates, parts.runtime.takes[0])
     recipes = list(dict.fromkeys([*settings.recipes, *planned]))[: settings.candidates]
     kitchen = Kitchen(
         serving.parent,
@@ -142,7 +142,7 @@ def build(parts: Parts, serving: Serving, prepared: rows.Prepared) -> list[Entry
 
 def _build_one(parts: Parts, kitchen: Kitchen, recipe: Recipe) -> Entry:
     try:
-        return Entry(recipe, parts.executor.call(f"build {recipe.name}", kitchen.build, recipe, parts.runtime.takes))
+        return Entry(recipe, parts.executor.call(f"build {recipe.name}", kitchen.build, recipe, parts.runtime.takes[0]))
     except TrimtabError as error:
         parts.journal.record("error", {"candidate": recipe.name, "message": str(error)})
         return Entry(recipe, error=str(error))

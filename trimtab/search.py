@@ -41,11 +41,15 @@ def plan(choices: Sequence[tuple[str, Mapping[str, Any]]], candidates: int, give
     ['export > quantize.static', 'finetune > export', 'finetune > export > quantize.static']
     """
     steps = [(step.load(), step) for name, settings in choices for step in _variants(name, settings)]
-    trains = [step for t, step in steps if t.renews_parent]
-    shrinks = [step for t, step in steps if t.takes == t.gives == FLOAT and not t.renews_parent and not t.needs_teacher]
-    recovers = tuple(step for t, step in steps if t.needs_teacher)
+    trains = [step for t, step in steps if t.about.renews_parent]
+    shrinks = [
+        step
+        for t, step in steps
+        if t.about.takes == t.about.gives == FLOAT and not t.about.renews_parent and not t.about.needs_teacher
+    ]
+    recovers = tuple(step for t, step in steps if t.about.needs_teacher)
     convert = converter(choices, gives)
-    finishes = [step for t, step in steps if t.takes == t.gives == gives]
+    finishes = [step for t, step in steps if t.about.takes == t.about.gives == gives]
     tails = [(convert, *f) for f in [(), *((f,) for f in finishes)]]
     untrained = [tail for tail in tails if len(tail) > 1]
     bodies = [(), *((s, *recovers) for s in shrinks)]
@@ -75,7 +79,7 @@ def converter(choices: Sequence[tuple[str, Mapping[str, Any]]], gives: str = ONN
         When the project names none.
     """
     steps = [(step.load(), step) for name, settings in choices for step in _variants(name, settings)]
-    converts = [step for t, step in steps if t.takes == FLOAT and t.gives == gives]
+    converts = [step for t, step in steps if t.about.takes == FLOAT and t.about.gives == gives]
     if not converts:
         raise SettingsError(
             f"optimize.techniques: none of {[name for name, _ in choices]} gives {gives}, which the target's "

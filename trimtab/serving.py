@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trimtab.artifact import Model
-from trimtab.benchmark import Session
 from trimtab.monitor import Sample
+from trimtab.runtime import Session
 from trimtab.window import Schema
 
 __all__ = ["Serving"]

@@ -20,11 +20,11 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableVariable
 
-from trimtab.benchmark import Target
 from trimtab.data import Role
 from trimtab.errors import SettingsError, nearest
 from trimtab.gate import Gate
 from trimtab.recipe import Recipe
+from trimtab.runtime import Target
 from trimtab.trigger import Trigger
 from trimtab.window import Feature
 

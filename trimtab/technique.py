@@ -10,7 +10,7 @@ from trimtab.artifact import FLOAT, ONNX, Model
 from trimtab.data import Data
 from trimtab.window import Arrays, Schema
 
-__all__ = ["FLOAT", "ONNX", "Job", "Technique", "Trainer"]
+__all__ = ["FLOAT", "ONNX", "About", "Job", "Technique", "Trainer"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Job:
     factory
         The factory that the project names. A model's files say which one rebuilds it, and files are
         not trusted: another than this is not called. None where the project names none.
+    deadline
+        When the round's minutes are spent, on the clock of :func:`time.monotonic`; None: never. A step
+        that works for long looks at it now and then, and gives up by raising
+        :class:`~trimtab.errors.OutOfTimeError`.
     """
 
     folder: Path
@@ -40,30 +44,79 @@ class Job:
     teacher: Model | None = None
     threads: int = 1
     factory: str | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class About:
+    """What a search must know of a technique to place it in a recipe.
+
+    Parameters
+    ----------
+    name
+        As projects call it.
+    takes, gives
+        Formats.
+    renews_parent
+        Whether the result is a full float model and becomes the parent of what follows (training does,
+        compressing does not).
+    needs_data, needs_labels
+        Whether it reads rows, and whether it reads their labels.
+    needs_teacher
+        Whether it learns from the float parent, and so belongs after a step that departs from it.
+    rung
+        Its place on the ladder of techniques that adapt a model without changing its shape, from the
+        cheapest (1: no labels, 2: one layer, 3: every layer); None for one that does not do that.
+    effort
+        The setting that its time grows with, such as ``epochs``, by which a search begins small; None
+        where it takes little time whatever its settings.
+    faster_on
+        Runtimes on which its result is faster than what it took; empty where there is none.
+    smaller
+        Whether its result is smaller on disk than what it took.
+    experimental
+        Keeps it out of every default search.
+    libraries
+        Distributions whose versions its result depends on.
+    """
+
+    name: str
+    takes: str
+    gives: str
+    renews_parent: bool = False
+    needs_data: bool = False
+    needs_labels: bool = False
+    needs_teacher: bool = False
+    rung: int | None = None
+    effort: str | None = None
+    faster_on: tuple[str, ...] = ()
+    smaller: bool = False
+    experimental: bool = False
+    libraries: tuple[str, ...] = ()
+
+    @property
+    def compresses(self) -> bool:
+        """Whether it is there to make a model faster or smaller."""
+        return self.smaller or bool(self.faster_on)
 
 
 class Technique(Protocol):
     """Takes a model and returns a new one, leaving the old one's files alone.
 
-    A technique is a frozen dataclass: its fields are its settings, validated in ``__post_init__``.
-    ``takes`` and ``gives`` are formats; ``renews_parent`` says that the result is a full float model
-    and becomes the parent of what follows (training does, compressing does not); ``needs_data``
-    that it reads rows; ``needs_teacher`` that it learns from the float parent, and so belongs after a
-    step that departs from it; ``experimental`` keeps it out of every default search; ``libraries``
-    names the distributions whose versions its result depends on.
+    A technique is a frozen dataclass: its fields are its settings, validated in ``__post_init__``, and
+    its ``about`` says the same of all its instances.
     """
 
-    name: ClassVar[str]
-    takes: ClassVar[str]
-    gives: ClassVar[str]
-    renews_parent: ClassVar[bool]
-    needs_data: ClassVar[bool]
-    needs_teacher: ClassVar[bool]
-    experimental: ClassVar[bool]
-    libraries: ClassVar[tuple[str, ...]]
+    about: ClassVar[About]
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
-        """Write the new model into ``job.folder`` and describe it."""
+        """Write the new model into ``job.folder`` and describe it.
+
+        Raises
+        ------
+        OutOfTimeError
+            When ``job.deadline`` passes while it works.
+        """
         ...
 
 

@@ -23,13 +23,13 @@ import yaml
 
 from trimtab import discover
 from trimtab.artifact import FLOAT, Model, sha256_folder
-from trimtab.benchmark import Runtime, Session, Target
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import ArtifactError, DataError, SettingsError, nearest
 from trimtab.monitor import Answer, Finding, Monitor, Sample
 from trimtab.recipe import Recipe, Step
 from trimtab.registry import CHAMPION, CandidateLog, Registry, RoundLog
-from trimtab.technique import Job, Technique, Trainer
+from trimtab.runtime import Runtime, Session
+from trimtab.technique import About, Job, Technique, Trainer
 from trimtab.window import Feature, Schema, Source
 
 __all__ = ["Check", "Checked", "Material", "yield_checks"]
@@ -180,12 +180,12 @@ class Material:
         AssertionError
             When the material has none in that format.
         """
-        models = {FLOAT: self.parent} if technique.takes == FLOAT else {self.converter.gives: self.exported}
+        models = {FLOAT: self.parent} if technique.about.takes == FLOAT else {self.converter.about.gives: self.exported}
         _require(
-            technique.takes in models,
-            f"{technique.name} takes {technique.takes!r}; pass a Material whose export gives that format",
+            technique.about.takes in models,
+            f"{technique.about.name} takes {technique.about.takes!r}; pass a Material whose export gives that format",
         )
-        return models[technique.takes]
+        return models[technique.about.takes]
 
     def apply(self, technique: Technique) -> Model:
         """Let the technique work in a new folder, away from the working folder of whoever runs the checks."""
@@ -319,17 +319,21 @@ def _has(plugin: Any, attributes: Mapping[str, type]) -> None:
         )
 
 
+def _name(plugin: Any) -> str:
+    return str(plugin.about.name if isinstance(getattr(plugin, "about", None), About) else plugin.name)
+
+
 def _refuses_unknown(plugin: Any) -> None:
     try:
-        discover.make(type(plugin), plugin.name, {"no_such_setting": 1}, plugin.name)
+        _remade(plugin, {"no_such_setting": 1})
     except SettingsError as error:
         _require("no_such_setting" in str(error), f"the refusal does not name the setting: {error}")
     else:
-        _require(False, f"{plugin.name} takes a setting 'no_such_setting' in silence")
+        _require(False, f"{_name(plugin)} takes a setting 'no_such_setting' in silence")
 
 
 def _remade(plugin: Any, settings: Mapping[str, Any]) -> Any:
-    return discover.make(type(plugin), plugin.name, settings, plugin.name)
+    return discover.make(type(plugin), _name(plugin), settings, _name(plugin))
 
 
 # techniques
@@ -337,13 +341,14 @@ def _remade(plugin: Any, settings: Mapping[str, Any]) -> Any:
 
 def check_technique_says_what_it_is(technique: Technique, material: Material) -> None:
     """The search cannot place it in a recipe, and a wrong recipe is found only after an hour of training."""
-    flags = dict.fromkeys(("renews_parent", "needs_data", "needs_teacher", "experimental"), bool)
-    _says_what_it_is(technique, {"name": str, "takes": str, "gives": str, "libraries": tuple, **flags})
+    _says_what_it_is(technique, {"about": About})
+    effort, fields = technique.about.effort, {f.name for f in dataclasses.fields(technique)}  # type: ignore[arg-type]
+    _require(effort is None or effort in fields, f"{technique.about.name}.about.effort {effort!r} is no setting of it")
 
 
 def check_settings_survive_yaml(technique: Technique, material: Material) -> None:
     """What a version's recipe.json says is not how it was built, and nobody can build it again."""
-    step = Step(technique=technique.name, settings=dataclasses.asdict(technique))  # type: ignore[call-overload]
+    step = Step(technique=technique.about.name, settings=dataclasses.asdict(technique))  # type: ignore[call-overload]
     recipe = Recipe(steps=(step,))
     back = Recipe.model_validate(yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json"))))
     again = _remade(technique, back.steps[0].settings)
@@ -358,13 +363,13 @@ def check_technique_refuses_unknown_settings(technique: Technique, material: Mat
 def check_leaves_its_input_alone(technique: Technique, material: Material) -> None:
     """The champion is altered while it serves, and every later candidate is cut from a spoilt parent."""
     altered = material.trial(technique).altered
-    _require(not altered, f"{technique.name} altered the files of its {' and '.join(altered)}")
+    _require(not altered, f"{technique.about.name} altered the files of its {' and '.join(altered)}")
 
 
 def check_writes_only_into_its_folder(technique: Technique, material: Material) -> None:
     """Two rounds on one machine overwrite each other, and the disk fills with files that nobody removes."""
     strays = material.trial(technique).strays
-    _require(not strays, f"{technique.name} wrote outside job.folder: {[str(p) for p in strays]}")
+    _require(not strays, f"{technique.about.name} wrote outside job.folder: {[str(p) for p in strays]}")
 
 
 def _files(folder: Path) -> set[Path]:
@@ -376,7 +381,7 @@ def check_same_seed_same_model(technique: Technique, material: Material) -> None
     first, second = material.trial(technique).model, material.apply(technique)
     _require(
         first.digest == second.digest,
-        f"{technique.name} with seed {SEED} gave {first.digest[:12]} and then {second.digest[:12]}; "
+        f"{technique.about.name} with seed {SEED} gave {first.digest[:12]} and then {second.digest[:12]}; "
         "draw from job.seed alone, and write no instant or path into the files",
     )
 
@@ -385,21 +390,26 @@ def check_describes_what_it_wrote(technique: Technique, material: Material) -> N
     """The next step loads another model than this one gave."""
     job, model = material.trial(technique).job, material.trial(technique).model
     _require(
-        model.folder == job.folder, f"{technique.name} returned folder {model.folder}, not job.folder {job.folder}"
+        model.folder == job.folder,
+        f"{technique.about.name} returned folder {model.folder}, not job.folder {job.folder}",
     )
-    _require(model.format == technique.gives, f"{technique.name} gives {technique.gives}, returned {model.format}")
     _require(
-        model == Model.at(job.folder, model.format), f"{technique.name} returned a digest that its files do not have"
+        model.format == technique.about.gives,
+        f"{technique.about.name} gives {technique.about.gives}, returned {model.format}",
     )
-    _require(model.size_bytes > 0, f"{technique.name} wrote nothing that serves")
+    _require(
+        model == Model.at(job.folder, model.format),
+        f"{technique.about.name} returned a digest that its files do not have",
+    )
+    _require(model.size_bytes > 0, f"{technique.about.name} wrote nothing that serves")
 
 
 def check_its_model_predicts(technique: Technique, material: Material) -> None:
     """Every candidate of a round that uses it fails when it is measured, after all the time it took."""
     model = material.trial(technique).model
-    if model.format != material.serving.takes:
+    if model.format not in material.serving.takes:
         model = material.converter.apply(model, material.data, material.job("converted", teacher=material.parent))
-    _predicts(material.serving.load(model, Target(runtime=material.serving.name)), material)
+    _predicts(material.serving.load(model), material)
 
 
 def _predicts(session: Session, material: Material) -> npt.NDArray[np.float32]:
@@ -417,19 +427,19 @@ def _predicts(session: Session, material: Material) -> npt.NDArray[np.float32]:
 
 def check_names_missing_data(technique: Technique, material: Material) -> None:
     """A round without labels ends in a stack trace that tells nobody to wait for labels."""
-    if not technique.needs_data:
+    if not technique.about.needs_data:
         return
     job = material.job("starved", teacher=material.parent)
     try:
         technique.apply(material.model_for(technique), material.no_data, job)
     except DataError as error:
-        _require(bool(str(error)), f"{technique.name} raised a DataError without words")
+        _require(bool(str(error)), f"{technique.about.name} raised a DataError without words")
     except Exception as error:  # whatever else it raises is the finding
         raise AssertionError(
-            f"{technique.name} without a row raised {error!r}; raise DataError with the way out"
+            f"{technique.about.name} without a row raised {error!r}; raise DataError with the way out"
         ) from error
     else:
-        _require(False, f"{technique.name} says needs_data, and made a model from no row")
+        _require(False, f"{technique.about.name} says needs_data, and made a model from no row")
 
 
 # monitors
@@ -537,7 +547,7 @@ def check_report_is_where_it_says(monitor: Monitor, material: Material) -> None:
 
 def check_runtime_says_what_it_is(runtime: Runtime, material: Material) -> None:
     """No recipe ends in a format that it takes."""
-    _has(runtime, {"name": str, "takes": str})
+    _has(runtime, {"name": str, "takes": tuple})
 
 
 def check_runtime_predicts(runtime: Runtime, material: Material) -> None:
@@ -551,11 +561,11 @@ def check_runtime_predicts(runtime: Runtime, material: Material) -> None:
 
 def _loaded(runtime: Runtime, material: Material) -> Session:
     _require(
-        runtime.takes == material.exported.format,
+        material.exported.format in runtime.takes,
         f"{runtime.name} takes {runtime.takes!r}, the material's export gives {material.exported.format!r}; "
         "pass a Material with an export that fits",
     )
-    return runtime.load(material.exported, Target(runtime=runtime.name))
+    return runtime.load(material.exported)
 
 
 def check_runtime_does_not_mix_rows(runtime: Runtime, material: Material) -> None:
@@ -575,7 +585,7 @@ def check_runtime_names_a_damaged_file(runtime: Runtime, material: Material) -> 
     for path in material.exported.folder.iterdir():
         (folder / path.name).write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     try:
-        runtime.load(Model.at(folder, runtime.takes), Target(runtime=runtime.name))
+        runtime.load(Model.at(folder, material.exported.format))
     except ArtifactError:
         return
     except Exception as error:  # whatever else it raises is the finding
@@ -645,7 +655,7 @@ def _register(registry: Registry, material: Material, operation: str) -> Any:
         metrics={"quality": 0.5},
         model=material.exported,
         example=example,
-        outputs=material.serving.load(material.exported, Target()).run(example),
+        outputs=material.serving.load(material.exported).run(example),
     )
     candidate = registry.log_candidate(run, log)
     version = registry.create_version(candidate, operation, package, {"trimtab.epoch": "1"}, "a version of the checks")

@@ -20,7 +20,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import DataError, PluginError
-from trimtab.technique import Job
+from trimtab.technique import About, Job
 
 __all__ = ["QuantizeStatic"]
 
@@ -63,14 +63,15 @@ class QuantizeStatic:
     per_channel: bool = True
     rows: int = 256
 
-    name: ClassVar[str] = "quantize.static"
-    takes: ClassVar[str] = ONNX
-    gives: ClassVar[str] = ONNX
-    renews_parent: ClassVar[bool] = False
-    needs_data: ClassVar[bool] = True
-    needs_teacher: ClassVar[bool] = False
-    experimental: ClassVar[bool] = False
-    libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
+    about: ClassVar[About] = About(
+        name="quantize.static",
+        takes=ONNX,
+        gives=ONNX,
+        needs_data=True,
+        faster_on=("onnxruntime", "openvino"),
+        smaller=True,
+        libraries=("onnx", "onnxruntime"),
+    )
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

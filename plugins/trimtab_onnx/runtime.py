@@ -9,7 +9,6 @@ import numpy.typing as npt
 import onnxruntime
 
 from trimtab.artifact import ONNX, Model
-from trimtab.benchmark import Target
 from trimtab.errors import ArtifactError, DataError
 from trimtab.window import Arrays
 
@@ -57,9 +56,9 @@ class OnnxRuntime:
     """Loads ``model.onnx`` on the CPU provider with the target's threads and every graph optimization."""
 
     name: ClassVar[str] = "onnxruntime"
-    takes: ClassVar[str] = ONNX
+    takes: ClassVar[tuple[str, ...]] = (ONNX,)
 
-    def load(self, model: Model, target: Target) -> OnnxSession:
+    def load(self, model: Model, threads: int = 1, batch: int = 1) -> OnnxSession:
         """Load a model.
 
         Raises
@@ -69,7 +68,7 @@ class OnnxRuntime:
         """
         path = model.folder / "model.onnx"
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = target.threads
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

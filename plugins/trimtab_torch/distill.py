@@ -11,7 +11,7 @@ import torch
 from trimtab.artifact import FLOAT, Model
 from trimtab.data import Data
 from trimtab.errors import PluginError
-from trimtab.technique import Job
+from trimtab.technique import About, Job
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.training import Lesson, check_settings, fit, predict, training_rows
 
@@ -48,17 +48,19 @@ class Distill:
     batch_size: int | None = None
     weight_decay: float | None = None
 
-    name: ClassVar[str] = "distill"
-    takes: ClassVar[str] = FLOAT
-    gives: ClassVar[str] = FLOAT
-    renews_parent: ClassVar[bool] = False
-    needs_data: ClassVar[bool] = True
-    needs_teacher: ClassVar[bool] = True
-    experimental: ClassVar[bool] = False
-    libraries: ClassVar[tuple[str, ...]] = ("torch",)
+    about: ClassVar[About] = About(
+        name="distill",
+        takes=FLOAT,
+        gives=FLOAT,
+        needs_data=True,
+        needs_teacher=True,
+        needs_labels=True,
+        effort="epochs",
+        libraries=("torch",),
+    )
 
     def __post_init__(self) -> None:
-        check_settings(self.name, asdict(self))
+        check_settings(self.about.name, asdict(self))
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise ValueError(f"distill.temperature must be above 0 and finite, got {self.temperature}")
         if not 0 <= self.weight <= 1:
@@ -83,5 +85,5 @@ class Distill:
             weight_decay=self.weight_decay,
         )
         labels = torch.from_numpy(rows.labels)
-        loss = fit(student.network, student.prepare(rows.inputs), labels, settings, job, self.name, lesson)
+        loss = fit(student.network, student.prepare(rows.inputs), labels, settings, job, self.about.name, lesson)
         return student.save(job.folder, {"epochs": settings.epochs, "rows": len(rows), "loss": loss})

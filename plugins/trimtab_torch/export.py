@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from trimtab.artifact import FLOAT, ONNX, Model, write_json
 from trimtab.data import Data, Role
 from trimtab.errors import PluginError
-from trimtab.technique import Job
+from trimtab.technique import About, Job
 from trimtab.window import Arrays, Schema
 from trimtab_torch.layers import executed
 from trimtab_torch.preprocess import Preprocess, blank_rows, to_tensors
@@ -89,14 +89,12 @@ class Export:
 
     opset: int = 20
 
-    name: ClassVar[str] = "export"
-    takes: ClassVar[str] = FLOAT
-    gives: ClassVar[str] = ONNX
-    renews_parent: ClassVar[bool] = False
-    needs_data: ClassVar[bool] = False
-    needs_teacher: ClassVar[bool] = False
-    experimental: ClassVar[bool] = False
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
+    about: ClassVar[About] = About(
+        name="export",
+        takes=FLOAT,
+        gives=ONNX,
+        libraries=("torch", "onnx", "onnxscript"),
+    )
 
     def __post_init__(self) -> None:
         if not 18 <= self.opset <= 23:

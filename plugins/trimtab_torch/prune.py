@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trimtab.artifact import FLOAT, Model
 from trimtab.data import Data
 from trimtab.errors import PluginError
-from trimtab.technique import Job
+from trimtab.technique import About, Job
 from trimtab_torch.layers import executed
 from trimtab_torch.spec import FloatModel, parameters
 from trimtab_torch.training import workbench
@@ -63,14 +63,14 @@ class PruneChannel:
     importance: Literal["l1", "l2", "median"] = "l2"
     across_layers: bool = False
 
-    name: ClassVar[str] = "prune.channel"
-    takes: ClassVar[str] = FLOAT
-    gives: ClassVar[str] = FLOAT
-    renews_parent: ClassVar[bool] = False
-    needs_data: ClassVar[bool] = False
-    needs_teacher: ClassVar[bool] = False
-    experimental: ClassVar[bool] = False
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "torch-pruning")
+    about: ClassVar[About] = About(
+        name="prune.channel",
+        takes=FLOAT,
+        gives=FLOAT,
+        faster_on=("onnxruntime", "openvino", "torch"),
+        smaller=True,
+        libraries=("torch", "torch-pruning"),
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:

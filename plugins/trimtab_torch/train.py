@@ -9,7 +9,7 @@ import torch
 
 from trimtab.artifact import FLOAT, Model
 from trimtab.data import Data
-from trimtab.technique import Job
+from trimtab.technique import About, Job
 from trimtab_torch.classifier import fit_fresh
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.training import check_settings, fit, training_rows
@@ -39,17 +39,20 @@ class Finetune:
     batch_size: int | None = None
     weight_decay: float | None = None
 
-    name: ClassVar[str] = "finetune"
-    takes: ClassVar[str] = FLOAT
-    gives: ClassVar[str] = FLOAT
-    renews_parent: ClassVar[bool] = True
-    needs_data: ClassVar[bool] = True
-    needs_teacher: ClassVar[bool] = False
-    experimental: ClassVar[bool] = False
-    libraries: ClassVar[tuple[str, ...]] = ("torch",)
+    about: ClassVar[About] = About(
+        name="finetune",
+        takes=FLOAT,
+        gives=FLOAT,
+        renews_parent=True,
+        needs_data=True,
+        needs_labels=True,
+        rung=3,
+        effort="epochs",
+        libraries=("torch",),
+    )
 
     def __post_init__(self) -> None:
-        check_settings(self.name, asdict(self))
+        check_settings(self.about.name, asdict(self))
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the further trained model into ``job.folder``."""
@@ -57,7 +60,7 @@ class Finetune:
         rows = training_rows(data, child.spec.schema)
         settings = child.spec.settings.but(**asdict(self))
         labels = torch.from_numpy(rows.labels)
-        loss = fit(child.network, child.prepare(rows.inputs), labels, settings, job, self.name)
+        loss = fit(child.network, child.prepare(rows.inputs), labels, settings, job, self.about.name)
         return child.save(job.folder, {"epochs": settings.epochs, "rows": len(rows), "loss": loss})
 
 
@@ -78,19 +81,21 @@ class Scratch:
     batch_size: int | None = None
     weight_decay: float | None = None
 
-    name: ClassVar[str] = "scratch"
-    takes: ClassVar[str] = FLOAT
-    gives: ClassVar[str] = FLOAT
-    renews_parent: ClassVar[bool] = True
-    needs_data: ClassVar[bool] = True
-    needs_teacher: ClassVar[bool] = False
-    experimental: ClassVar[bool] = False
-    libraries: ClassVar[tuple[str, ...]] = ("torch",)
+    about: ClassVar[About] = About(
+        name="scratch",
+        takes=FLOAT,
+        gives=FLOAT,
+        renews_parent=True,
+        needs_data=True,
+        needs_labels=True,
+        effort="epochs",
+        libraries=("torch",),
+    )
 
     def __post_init__(self) -> None:
-        check_settings(self.name, asdict(self))
+        check_settings(self.about.name, asdict(self))
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the newly trained model into ``job.folder``."""
         spec = replace(FloatModel.load(model, job.factory).spec, schema=job.schema)
-        return fit_fresh(spec, spec.settings.but(**asdict(self)), data, job, self.name)
+        return fit_fresh(spec, spec.settings.but(**asdict(self)), data, job, self.about.name)

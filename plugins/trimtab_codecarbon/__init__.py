@@ -1,0 +1,1 @@
+"""Energy, carbon and cost of a model's calls, through codecarbon."""

@@ -1,0 +1,1 @@
+"""OpenVINO as a runtime, and NNCF as a quantizer for it."""

@@ -1,0 +1,106 @@
+"""Targets that a model must be fast on, and the runtimes that load it there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from trimtab.artifact import Model
+from trimtab.window import Arrays
+
+__all__ = ["Runtime", "Session", "Target"]
+
+
+def _several(value: object) -> object:
+    return [value] if isinstance(value, str | Mapping) else value
+
+
+class Target(BaseModel):
+    """What a model must be fast on, and what it may cost there.
+
+    Parameters
+    ----------
+    name
+        Distinguishes the targets of a project: the alias of its champion is ``champion-NAME``. The
+        first target needs none, its alias is ``champion``.
+    runtime
+        Name of an installed runtime, or one name with a mapping of its settings; several in a list
+        are all tried, and the winner says which.
+    threads
+        Threads that one call may use.
+    batch
+        Rows in one call.
+    max_p50_ms, max_p99_ms
+        Longest median and 99th percentile of one call, in milliseconds.
+    max_size_mb, max_peak_mb
+        Largest size on disk, and largest memory that loading and calling take, in megabytes (10^6 bytes).
+    max_quality_drop
+        Instead of ``gate.max_quality_drop``, on this target.
+    prefer
+        Which of the candidates that pass wins: the fastest, the smallest, the one that takes the least
+        energy, or the one of the highest quality.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9-]*$")
+    runtime: Annotated[tuple[str | dict[str, dict[str, Any] | None], ...], BeforeValidator(_several)] = Field(
+        default=("onnxruntime",), min_length=1
+    )
+    threads: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1)
+    max_p50_ms: float | None = Field(default=None, gt=0)
+    max_p99_ms: float | None = Field(default=None, gt=0)
+    max_size_mb: float | None = Field(default=None, gt=0)
+    max_peak_mb: float | None = Field(default=None, gt=0)
+    max_quality_drop: float | None = Field(default=None, ge=0, lt=1)
+    prefer: Literal["speed", "size", "energy", "quality"] = "speed"
+
+    @property
+    def runtimes(self) -> dict[str, dict[str, Any]]:
+        """Settings of each runtime that may serve, by its name."""
+        pairs = [(r, {}) if isinstance(r, str) else next(iter(r.items())) for r in self.runtime]
+        return {name: dict(settings or {}) for name, settings in pairs}
+
+
+class Session(Protocol):
+    """A loaded model."""
+
+    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
+        """Return ``probabilities`` (float32 ``[rows, classes]``) and, where it has one, ``embedding``."""
+        ...
+
+    def predict(self, inputs: Arrays) -> npt.NDArray[np.float32]:
+        """Return ``probabilities`` alone: what serving calls and what is timed."""
+        ...
+
+
+class Runtime(Protocol):
+    """Loads models for a target.
+
+    A frozen dataclass whose fields are its settings. ``takes`` names the formats that it loads.
+    """
+
+    name: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]]
+
+    def load(self, model: Model, threads: int = 1, batch: int = 1) -> Session:
+        """Load a model.
+
+        Parameters
+        ----------
+        threads
+            Threads that one call may use.
+        batch
+            Rows of the calls that must be fast; calls of other sizes work too.
+
+        Raises
+        ------
+        ArtifactError
+            When the file cannot be loaded.
+        """
+        ...
