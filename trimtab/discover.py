@@ -22,6 +22,8 @@ Kind = Literal[
     "monitors",
     "techniques",
     "runtimes",
+    "metrics",
+    "meters",
     "sources",
     "trainers",
     "registries",
