@@ -19,6 +19,7 @@ __all__ = ["Model", "fill_folder", "read_json", "sha256_file", "sha256_folder", 
 
 FLOAT = "torch"
 ONNX = "onnx"
+OPENVINO = "openvino"
 
 
 def sha256_file(path: Path) -> str:
