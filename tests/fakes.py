@@ -19,7 +19,7 @@ from trimtab.parts import Parts, assemble
 from trimtab.registry import MemoryRegistry
 from trimtab.settings import Project
 from trimtab.technique import About, Job
-from trimtab.window import Arrays, Span, Window
+from trimtab.window import Arrays, Span, Task, Window
 
 STREAMS: dict[str, pd.DataFrame] = {}
 """What ``source.path`` names."""
@@ -110,6 +110,7 @@ class CentroidTrainer:
     digits: int = 9
 
     name: ClassVar[str] = "centroid"
+    task: ClassVar[Task] = "classification"
 
     def fit(self, data: Data, job: Job) -> Model:
         return save(job.folder, FLOAT, centroids_of(data, len(job.schema.classes)), self.digits)
@@ -120,6 +121,7 @@ class RaisingTrainer:
     """A trainer that raises what no trainer of ours does."""
 
     name: ClassVar[str] = "raising"
+    task: ClassVar[Task] = "classification"
 
     def fit(self, data: Data, job: Job) -> Model:
         raise OverflowError("too much")

@@ -51,7 +51,7 @@ def open_package(parts: Parts, number: int, package: Path) -> Serving:
     with np.load(package / "fitted.npz", allow_pickle=False) as file:
         fitted = file["groups"]
     reference = observe(session, schema, pd.read_parquet(package / "reference.parquet"), 0)
-    if reference.probabilities is None or not np.isfinite(reference.probabilities).all():
+    if reference.outputs is None or not np.isfinite(reference.outputs).all():
         raise ArtifactError(f"version {number} predicts values that are not numbers on its own reference")
     return Serving(number, package, model, schema, session, Model.at(package / "parent", FLOAT), reference, fitted)
 
@@ -66,7 +66,8 @@ def observe(session: Session, schema: Schema, frame: pd.DataFrame, number: int) 
         frame=frame,
         number=number,
         inputs=inputs,
-        probabilities=joined["probabilities"],
+        probabilities=joined.get("probabilities"),
+        predictions=joined.get("predictions"),
         embedding=joined.get("embedding"),
         labels=schema.encode_labels(frame),
     )

@@ -85,6 +85,7 @@ def _schema(project: Project, history: Window) -> Schema:
     return Schema.freeze(
         project.features,
         history.frame,
+        task=discover.find("trainers", project.model.trainer).task,
         label=project.source.label,
         id=project.source.id,
         group=project.data.group,

@@ -16,7 +16,7 @@ import pandas as pd
 
 from trimtab.artifact import fill_folder, sha256_folder
 from trimtab.errors import ArtifactError, DataError
-from trimtab.window import Arrays, Schema
+from trimtab.window import Arrays, Labels, Schema
 
 __all__ = ["Data", "Role", "Rows", "assign", "content", "leaks"]
 
@@ -40,10 +40,13 @@ FITTED = (Role.TRAIN, Role.CALIBRATION)
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded rows: inputs ``[rows, ...]`` by name, class indices (int64 ``[rows]``), groups (uint64 ``[rows]``)."""
+    """Encoded rows: inputs ``[rows, ...]`` by name, labels and groups (uint64) ``[rows]``.
+
+    Labels are class indices (int64) or, in a regression, numbers (float64).
+    """
 
     inputs: Arrays
-    labels: npt.NDArray[np.int64]
+    labels: Labels
     groups: npt.NDArray[np.uint64]
 
     def __len__(self) -> int:
@@ -146,7 +149,7 @@ def _hash(key: object, secret: str) -> int:
     return int.from_bytes(value[:8], "big")
 
 
-def content(inputs: Arrays, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+def content(inputs: Arrays, labels: Labels) -> npt.NDArray[np.uint64]:
     """Return a hash of each row's own values ``[rows]``, to find one row under two ids."""
     hashes = np.zeros(len(labels), dtype=np.uint64)
     parts = [np.ascontiguousarray(v) for v in inputs.values()]

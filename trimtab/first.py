@@ -46,6 +46,7 @@ def begin(parts: Parts) -> Serving:
     schema = Schema.freeze(
         features,
         history.frame,
+        task=parts.trainer.task,
         label=parts.project.source.label,
         id=parts.project.source.id,
         group=data.group,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from trimtab.window import Arrays, Schema
+from trimtab.window import Arrays, Labels, Schema
 
 __all__ = ["Answer", "Finding", "Monitor", "Sample"]
 
@@ -84,11 +84,14 @@ class Sample:
     inputs
         Encoded model inputs, ``[rows, ...]`` each; empty where integrity has not passed.
     probabilities
-        The champion's output, float32 ``[rows, classes]``, or None.
+        A classifier's output, float32 ``[rows, classes]``, or None.
     embedding
         Its last hidden layer, float32 ``[rows, width]``, or None.
     labels
-        Class indices ``[rows]``, -1 where the label has not arrived.
+        Class indices (int64 ``[rows]``, -1 where the label has not arrived) or, in a regression,
+        numbers (float64, NaN where it has not).
+    predictions
+        A regression's output, float32 ``[rows, 1]``, or None.
     """
 
     schema: Schema
@@ -97,10 +100,16 @@ class Sample:
     inputs: Arrays = field(default_factory=dict)
     probabilities: npt.NDArray[np.float32] | None = None
     embedding: npt.NDArray[np.float32] | None = None
-    labels: npt.NDArray[np.int64] | None = None
+    labels: Labels | None = None
+    predictions: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    @property
+    def outputs(self) -> npt.NDArray[np.float32] | None:
+        """The champion's main output: its predictions in a regression, else its probabilities."""
+        return self.predictions if self.schema.task == "regression" else self.probabilities
 
 
 class Monitor(Protocol):

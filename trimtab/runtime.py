@@ -71,11 +71,15 @@ class Session(Protocol):
     """A loaded model."""
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        """Return ``probabilities`` (float32 ``[rows, classes]``) and, where it has one, ``embedding``."""
+        """Return the main output by its name and, where it has one, ``embedding`` (float32 ``[rows, width]``).
+
+        The main output is ``probabilities`` (float32 ``[rows, classes]``) or, in a regression,
+        ``predictions`` (float32 ``[rows, 1]``).
+        """
         ...
 
     def predict(self, inputs: Arrays) -> npt.NDArray[np.float32]:
-        """Return ``probabilities`` alone: what serving calls and what is timed."""
+        """Return the main output alone: what serving calls and what is timed."""
         ...
 
 

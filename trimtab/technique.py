@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 
 from trimtab.artifact import FLOAT, ONNX, Model
 from trimtab.data import Data
-from trimtab.window import Arrays, Schema
+from trimtab.window import Arrays, Schema, Task
 
 __all__ = ["FLOAT", "ONNX", "About", "Job", "Technique", "Trainer"]
 
@@ -124,9 +124,12 @@ class Trainer(Protocol):
     """How the user's model is built and fitted for the first time.
 
     A frozen dataclass whose fields are the project's ``model`` settings beside ``trainer`` and ``metric``.
+    ``task`` says what its models answer: ``classification`` with the output ``probabilities`` (float32
+    ``[rows, classes]``), ``regression`` with ``predictions`` (float32 ``[rows, 1]``).
     """
 
     name: ClassVar[str]
+    task: ClassVar[Task]
 
     def draft(self, inputs: Arrays, job: Job) -> Model:
         """Build the model without fitting it, into ``job.folder``: to see that it can be built and converted.

@@ -14,9 +14,25 @@ from pydantic import BaseModel, ConfigDict
 
 from trimtab.errors import DataError
 
-__all__ = ["Arrays", "Column", "Feature", "Input", "Schema", "Source", "Span", "Window", "with_numbers"]
+__all__ = [
+    "Arrays",
+    "Column",
+    "Feature",
+    "Input",
+    "Labels",
+    "Schema",
+    "Source",
+    "Span",
+    "Task",
+    "Window",
+    "arrived",
+    "with_numbers",
+]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+Labels = npt.NDArray[Any]
+"""Class indices (int64 ``[rows]``, -1 where missing) or, in a regression, numbers (float64, NaN where missing)."""
+Task = Literal["classification", "regression"]
 Kind = Literal["numeric", "categorical", "tensor"]
 
 NUMERIC_INPUT = "numeric"
@@ -77,6 +93,8 @@ class Input(BaseModel):
 class Schema(BaseModel):
     """Columns, classes and dtypes, frozen with the champion; turns raw rows into model inputs.
 
+    A regression has no classes: its labels are numbers.
+
     All numeric columns and integer categories form one input ``numeric`` of float32
     ``[rows, columns]`` in the order of ``columns``; each text category is an input of its own, text
     ``[rows, 1]``; each tensor is one, float32 ``[rows, *shape]``. Scaling, imputation and one-hot
@@ -97,6 +115,7 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     columns: tuple[Column, ...]
+    task: Task = "classification"
     label: str | None = None
     classes: tuple[bool | int | str, ...] = ()
     id: str | None = None
@@ -109,31 +128,28 @@ class Schema(BaseModel):
         features: Mapping[str, Feature],
         frame: pd.DataFrame,
         *,
+        task: Task = "classification",
         label: str | None = None,
         id: str | None = None,
         group: str | None = None,
         timestamp: str | None = None,
     ) -> Schema:
-        """Freeze the schema of ``frame``'s rows; the classes are its label values in sorted order.
+        """Freeze the schema of ``frame``'s rows; a classification's classes are its label values in sorted order.
 
         Raises
         ------
         DataError
-            When a column is missing, cannot be what it is declared as, or fewer than two classes occur.
+            When a column is missing, cannot be what it is declared as, or fewer than two classes occur
+            (in a regression: fewer than two different numbers).
         """
         columns = tuple(_freeze_column(name, feature, frame) for name, feature in features.items())
         classes: tuple[bool | int | str, ...] = ()
         if label is not None:
             if label not in frame:
                 raise DataError(missing_column(label, "source.label", frame))
-            values = frame[label].dropna().unique().tolist()
-            classes = tuple(sorted((_plain(v) for v in values), key=lambda v: (str(type(v)), v)))
-            if len(classes) < 2:
-                raise DataError(
-                    f"label column {label!r} holds {len(classes)} class(es) {list(classes)} in the first rows; "
-                    "a classifier needs at least 2: set window.start later, or check source.label"
-                )
-        return cls(columns=columns, label=label, classes=classes, id=id, group=group, timestamp=timestamp)
+            freeze_labels = _classes if task == "classification" else _no_classes
+            classes = freeze_labels(frame[label], label)
+        return cls(columns=columns, task=task, label=label, classes=classes, id=id, group=group, timestamp=timestamp)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -177,16 +193,21 @@ class Schema(BaseModel):
                 arrays[column.name] = stack_tensors(frame[column.name], column.name, column.feature.shape or ())
         return arrays
 
-    def encode_labels(self, frame: pd.DataFrame) -> npt.NDArray[np.int64]:
-        """Return each row's class index ``[rows]``; -1 where the label has not arrived.
+    def encode_labels(self, frame: pd.DataFrame) -> Labels:
+        """Return each row's class index (int64 ``[rows]``, -1 where the label has not arrived).
+
+        In a regression its number (float64 ``[rows]``, NaN where the label has not arrived).
 
         Raises
         ------
         DataError
-            When a label is none of ``classes``.
+            When a label is none of ``classes``, or no finite number.
         """
+        absent = self.label is None or self.label not in frame
+        if self.task == "regression":
+            return np.full(len(frame), np.nan) if absent else _as_numbers(frame[self.label], str(self.label))
         codes = np.full(len(frame), MISSING_LABEL, dtype=np.int64)
-        if self.label is None or self.label not in frame:
+        if absent:
             return codes
         for row, value in enumerate(frame[self.label].tolist()):
             if value is None or value != value:
@@ -221,6 +242,17 @@ class Schema(BaseModel):
     @functools.cached_property
     def _codes(self) -> dict[bool | int | str, int]:
         return {value: code for code, value in enumerate(self.classes)}
+
+
+def arrived(labels: Labels) -> npt.NDArray[np.bool_]:
+    """Mark the rows whose label has arrived.
+
+    Examples
+    --------
+    >>> arrived(np.array([0, -1])).tolist(), arrived(np.array([-1.0, np.nan])).tolist()
+    ([True, False], [True, False])
+    """
+    return np.asarray(np.isfinite(labels) if labels.dtype.kind == "f" else labels != MISSING_LABEL)
 
 
 def missing_column(name: str, setting: str, frame: pd.DataFrame) -> str:
@@ -283,6 +315,40 @@ def _as_float32(values: pd.Series[Any], name: str) -> npt.NDArray[np.float32]:
             f"column {name!r} is numeric in the frozen schema but holds {values.dtype} values: {error}; "
             f"mend the rows, or declare features.{name}.kind: categorical in a new project"
         ) from error
+
+
+def _classes(labels: pd.Series[Any], name: str) -> tuple[bool | int | str, ...]:
+    values = labels.dropna().unique().tolist()
+    classes = tuple(sorted((_plain(v) for v in values), key=lambda v: (str(type(v)), v)))
+    if len(classes) < 2:
+        raise DataError(
+            f"label column {name!r} holds {len(classes)} class(es) {list(classes)} in the first rows; "
+            "a classifier needs at least 2: set window.start later, or check source.label"
+        )
+    return classes
+
+
+def _no_classes(labels: pd.Series[Any], name: str) -> tuple[bool | int | str, ...]:
+    """Make sure that there is something to regress on; numbers have no classes."""
+    numbers = _as_numbers(labels, name)
+    different = len(np.unique(numbers[np.isfinite(numbers)]))
+    if different < 2:
+        raise DataError(
+            f"label column {name!r} holds {different} different number(s) in the first rows; "
+            "a regression needs at least 2: set window.start later, or check source.label"
+        )
+    return ()
+
+
+def _as_numbers(labels: pd.Series[Any], name: str) -> npt.NDArray[np.float64]:
+    numbers = np.asarray(pd.to_numeric(labels, errors="coerce"), dtype=np.float64)
+    wrong = (np.isnan(numbers) & labels.notna().to_numpy()) | np.isinf(numbers)
+    if wrong.any():
+        raise DataError(
+            f"label column {name!r} holds {_plain(labels.to_numpy()[wrong][0])!r}, and a regression's labels are "
+            "finite numbers; mend the source, send it as missing, or name a trainer of classifiers in model.trainer"
+        )
+    return numbers
 
 
 def _freeze_column(name: str, feature: Feature, frame: pd.DataFrame) -> Column:

@@ -11,7 +11,7 @@ import torch
 from trimtab.artifact import Model
 from trimtab.data import Data
 from trimtab.technique import Job
-from trimtab.window import Arrays
+from trimtab.window import Arrays, Task
 from trimtab_torch.spec import FloatModel, Spec
 from trimtab_torch.training import Settings, fit, training_rows
 
@@ -51,6 +51,7 @@ class Classifier:
     weight_decay: float = 5e-4
 
     name: ClassVar[str] = "torch.classifier"
+    task: ClassVar[Task] = "classification"
 
     def __post_init__(self) -> None:
         self.settings.check("model")
