@@ -28,28 +28,13 @@ from trimtab_torch.classifier import Classifier
 from trimtab_torch.distill import Distill
 from trimtab_torch.export import Export
 from trimtab_torch.preprocess import Preprocess, to_tensors
-from trimtab_torch.prune import PruneChannel, share_removed
+from trimtab_torch.prune import PruneChannel
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.train import Finetune, Scratch
 from trimtab_torch.training import predict
 
 MLP = "trimtab_torch.networks:Mlp"
 RESNET = "trimtab_torch.networks:SmallResNet"
-
-
-class Fixed(nn.Module):
-    """Its reshape holds one width for good, which pruning the layer before it breaks."""
-
-    def __init__(self, inputs: int, classes: int) -> None:
-        super().__init__()
-        self.first = nn.Linear(inputs, 32)
-        self.frozen = nn.Linear(32, 24)
-        self.head = nn.Linear(12, classes)
-
-    def forward(self, table: Tensor) -> Tensor:
-        hidden = torch.relu(self.frozen(torch.relu(self.first(table))))
-        logits: Tensor = self.head(hidden.reshape(hidden.shape[0], 12, 2).sum(dim=2))
-        return logits
 
 
 class Branching(nn.Module):
@@ -197,16 +182,6 @@ def test_residual_network_learns_digits_and_half_of_it_nearly_as_much(digits: Be
     assert accuracy(taught, judge, digits.job()) > 0.95
 
 
-def test_channels_that_a_residual_sum_ties_are_pruned_together(digits: Bench, champion: Model) -> None:
-    facts = PruneChannel(ratio=0.7).apply(champion, digits.data, digits.job()).facts
-    channels = facts["channels"]
-    assert channels["stem.0"] == channels["stages.0.conv2"] == [32, 8]
-    assert channels["stages.1.conv2"] == channels["stages.1.shortcut.0"] == [64, 16]
-    assert channels["head"] == [10, 10]
-    assert facts["left_alone"] == {"head": "the output layer"}
-    assert facts["parameters"] < facts["parameters_before"] == 308_074
-
-
 def test_batch_norm_is_folded_and_the_file_names_no_folder(digits: Bench, champion: Model, capfd: Any) -> None:
     exported = Export().apply(champion, digits.data, digits.job())
     assert capfd.readouterr() == ("", "")
@@ -249,57 +224,9 @@ def test_steps_leave_their_input_the_generator_and_the_threads_alone(table: Benc
     assert torch.get_num_threads() == threads
 
 
-def test_pruned_model_is_rebuilt_with_its_widths_and_its_numbers(table: Bench, parent: Model, tmp_path: Path) -> None:
-    pruned = PruneChannel(ratio=0.5).apply(parent, table.data, table.job())
-    loaded = FloatModel.load(pruned)
-    assert [m.out_features for m in loaded.network.modules() if isinstance(m, nn.Linear)] == [32, 32, 2]
-    judge = table.data.rows(Role.JUDGE)
-    again = loaded.save(tmp_path, {})
-    assert torch.equal(logits_of(again, judge), logits_of(pruned, judge))
-    twice = PruneChannel(ratio=0.5).apply(pruned, table.data, table.job())
-    assert twice.facts["channels"]["body.0"] == [32, 16]
-
-
-@given(st.integers(1, 512), st.floats(0, 0.99), st.sampled_from([1, 4, 8, 16]))
-def test_channels_kept_are_the_nearest_multiple(width: int, ratio: float, round_to: int) -> None:
-    kept = int(width * (1 - share_removed(width, ratio, round_to)) + 1e-9)
-    assert 1 <= kept <= width
-    assert kept == width or (kept % round_to == 0 and abs(kept - width * (1 - ratio)) <= max(round_to, 1))
-
-
-@pytest.mark.parametrize("step", [PruneChannel(importance="l1"), PruneChannel(importance="median")])
-def test_every_importance_prunes(table: Bench, parent: Model, step: PruneChannel) -> None:
-    assert step.apply(parent, table.data, table.job()).facts["channels"]["body.3"] == [64, 32]
-
-
-def test_layers_ranked_against_each_other_lose_unequal_shares(digits: Bench, champion: Model) -> None:
-    channels = PruneChannel(across_layers=True).apply(champion, digits.data, digits.job()).facts["channels"]
-    shares = {round(after / before, 3) for name, (before, after) in channels.items() if name != "head"}
-    assert len(shares) > 1
-    assert all(after % 8 == 0 for name, (_, after) in channels.items() if name != "head")
-
-
-def test_layer_that_breaks_the_graph_is_left_alone_by_name_and_the_rest_is_pruned(table: Bench) -> None:
-    model = Classifier(f"{__name__}:Fixed", epochs=1).fit(table.data, table.job())
-    facts = PruneChannel(ratio=0.25).apply(model, table.data, table.job()).facts
-    assert facts["channels"] == {"first": [32, 24], "frozen": [24, 24], "head": [2, 2]}
-    assert set(facts["left_alone"]) == {"frozen", "head"}
-    assert facts["left_alone"]["frozen"] != "the output layer"
-
-
-def test_pruning_that_removes_nothing_is_an_error_that_says_so(table: Bench, parent: Model) -> None:
-    with pytest.raises(
-        PluginError, match=r"ratio 0.05 with round_to 64 removes no channel from any of 3 layers; raise"
-    ):
-        PruneChannel(ratio=0.05, round_to=64).apply(parent, table.data, table.job())
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PruneChannel(ratio=1.0), r"prune.channel.ratio must be in \[0, 1\), got 1.0"),
-        (lambda: PruneChannel(round_to=0), "prune.channel.round_to must be at least 1, got 0"),
-        (lambda: PruneChannel(importance="l3"), "prune.channel.importance must be one of l1, l2, median, got 'l3'"),  # type: ignore[arg-type]
         (lambda: Distill(temperature=0), "distill.temperature must be above 0 and finite, got 0"),
         (lambda: Distill(epochs=0), "distill.epochs must be at least 1, got 0"),
         (lambda: Scratch(batch_size=0), "scratch.batch_size must be at least 1, got 0"),

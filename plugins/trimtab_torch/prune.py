@@ -2,53 +2,72 @@
 
 from __future__ import annotations
 
-import copy
-import math
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
 
-import torch
-import torch_pruning
 from torch import Tensor, nn
 
 from trimtab.artifact import FLOAT, Model
-from trimtab.data import Data
-from trimtab.errors import PluginError
+from trimtab.data import Data, Role
+from trimtab.errors import OutOfTimeError, PluginError
 from trimtab.technique import About, Job
-from trimtab_torch.layers import executed
+from trimtab_torch.allocation import Cost, by_share, cheapest, levels, ranked
+from trimtab_torch.evidence import Evidence
+from trimtab_torch.groups import Group, cut, describe, find
+from trimtab_torch.importance import IMPORTANCES, Importance, scores
+from trimtab_torch.layers import channels, multiply_adds
+from trimtab_torch.lesson import Lesson, Teacher
+from trimtab_torch.sensitivity import least, sensitivity
 from trimtab_torch.spec import FloatModel, parameters
-from trimtab_torch.training import workbench
+from trimtab_torch.training import fit, training_rows, workbench
 
 __all__ = ["PruneChannel"]
 
-IMPORTANCES: Mapping[str, Any] = {
-    "l1": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=1),
-    "l2": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
-    "median": lambda: torch_pruning.importance.FPGMImportance(p=2),
-}
+SCOPES = ("layer", "global", "sensitivity")
+ROWS = 512
+"""Rows that importance and sensitivity are measured on, at most."""
 
 
 @dataclass(frozen=True)
 class PruneChannel:
-    """Remove whole channels of convolutions and linear layers with Torch-Pruning (Fang et al. 2023).
+    """Remove whole channels of convolutions and linear layers, along the dependency graph of Fang et al. 2023.
 
     Channels that depend on each other (through a residual sum, say) go together, and are ranked by
-    their importance together. The output layer stays, as does every layer whose pruning breaks the
-    network; ``facts.json`` names them (``left_alone``) and gives every layer's channels before and
-    after (``channels``). Accuracy suffers: train or distill afterwards.
+    their importance together. The output layer stays, as does every layer whose narrowing the network
+    does not bear; ``facts.json`` names them (``left_alone``), gives every layer's channels before and
+    after (``channels``), and what each group's widths cost where that was measured (``sensitivity``).
+    Accuracy suffers: train or distill afterwards.
 
     Parameters
     ----------
     ratio
         Share of channels to remove, 0 <= ratio < 1.
     round_to
-        Channels kept are a multiple of this, at least one; a layer no wider stays whole.
+        Channels kept are a multiple of this, at least one; a layer no wider stays whole. Int8 kernels
+        for AVX512 like 16.
     importance
-        ``l1`` or ``l2``, a group's norm, or ``median``, its distance from the others (He et al. 2019).
-    across_layers
-        Rank all layers against each other instead of each on its own.
+        What ranks channels: ``l1`` or ``l2``, a group's norm; ``median``, its distance from the others
+        (He et al. 2019); ``bn_scale``, the batch norm's factor (Liu et al. 2017); ``taylor``, the loss
+        that goes with the channel, on training rows (Molchanov et al. 2019).
+    scope
+        How many go where. ``layer``: the same share everywhere. ``global``: all channels are ranked
+        together. ``sensitivity``: every group is cut alone to several widths and the rise of the loss
+        measured, without training; widths are chosen that save at least the multiply-adds that
+        ``layer`` saves, at the least summed rise.
+    rounds
+        Cuts to get there, at least 1; importance is measured anew before each (Molchanov et al. 2017).
+    recovery_epochs
+        Passes over the training rows after each cut: distillation from the round's teacher, or training
+        on the labels where there is none. Shapes do not depend on it.
+
+    Raises
+    ------
+    DataError
+        When ``taylor``, ``sensitivity`` or a recovery finds no labelled row.
+    PluginError
+        When the network cannot be traced, or the settings remove nothing.
 
     Examples
     --------
@@ -60,13 +79,18 @@ class PruneChannel:
 
     ratio: float = 0.5
     round_to: int = 8
-    importance: Literal["l1", "l2", "median"] = "l2"
-    across_layers: bool = False
+    importance: Importance = "taylor"
+    scope: Literal["layer", "global", "sensitivity"] = "sensitivity"
+    rounds: int = 1
+    recovery_epochs: int = 0
 
     about: ClassVar[About] = About(
         name="prune.channel",
         takes=FLOAT,
         gives=FLOAT,
+        needs_data=True,
+        needs_labels=True,
+        effort="recovery_epochs",
         faster_on=("onnxruntime", "openvino", "torch"),
         smaller=True,
         libraries=("torch", "torch-pruning"),
@@ -75,127 +99,140 @@ class PruneChannel:
     def __post_init__(self) -> None:
         if not 0 <= self.ratio < 1:
             raise ValueError(f"prune.channel.ratio must be in [0, 1), got {self.ratio}")
-        if self.round_to < 1:
-            raise ValueError(f"prune.channel.round_to must be at least 1, got {self.round_to}")
-        if self.importance not in IMPORTANCES:
-            have = ", ".join(IMPORTANCES)
-            raise ValueError(f"prune.channel.importance must be one of {have}, got {self.importance!r}")
+        for name, value, least_value in (
+            ("round_to", self.round_to, 1),
+            ("rounds", self.rounds, 1),
+            ("recovery_epochs", self.recovery_epochs, 0),
+        ):
+            if value < least_value:
+                raise ValueError(f"prune.channel.{name} must be at least {least_value}, got {value}")
+        for name, word, have in (("importance", self.importance, IMPORTANCES), ("scope", self.scope, SCOPES)):
+            if word not in have:
+                raise ValueError(f"prune.channel.{name} must be one of {', '.join(have)}, got {word!r}")
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the narrower model into ``job.folder``."""
         whole = FloatModel.load(model, job.factory)
         with workbench(job):
-            network, left_alone = self._shrink(whole)
-        before, after = _channels(whole.network), _channels(network)
-        if self.ratio > 0 and before == after:
-            raise PluginError(
-                f"prune.channel.ratio {self.ratio} with round_to {self.round_to} removes no channel from any of "
-                f"{len(before)} layers; raise ratio or lower round_to"
-                + "".join(f"; {name} was left alone: {why}" for name, why in left_alone.items())
-            )
-        whole_ones = {n: "whole after rounding" for n in before if before[n] == after[n] and n not in left_alone}
-        facts = {
-            "channels": {name: [before[name], after[name]] for name in before},
-            "parameters_before": parameters(whole.network),
-            "left_alone": {**left_alone, **(whole_ones if self.ratio > 0 else {})},
-        }
-        return replace(whole, network=network).save(job.folder, facts)
-
-    def _shrink(self, model: FloatModel) -> tuple[nn.Module, dict[str, str]]:
-        """Prune all layers at once; only if that breaks the network find out which ones break it, and spare them."""
-        examples = model.examples(2)
-        layers = list(executed(model.network, examples))
-        if not layers:
-            raise PluginError("prune.channel finds no convolution or linear layer in the network; leave it out")
-        spared = {layers[-1]: "the output layer"}
-        prunable = [name for name in layers if name not in spared]
-        try:
-            return self._cut(model.network, examples, prunable, spared), spared
-        except Exception as first:  # Torch-Pruning raises whatever its tracing trips over
-            spared |= {name: why for name in prunable if (why := self._breaks(model.network, examples, name, spared))}
-            try:
-                prunable = [name for name in prunable if name not in spared]
-                return self._cut(model.network, examples, prunable, spared), spared
-            except Exception as error:  # as above
-                raise PluginError(
-                    f"prune.channel cannot prune this network ({_words(first)}), nor without "
-                    f"{', '.join(spared)} ({_words(error)}); leave prune.channel out of optimize.techniques"
-                ) from error
-
-    def _breaks(
-        self, network: nn.Module, examples: Sequence[Tensor], name: str, spared: Mapping[str, str]
-    ) -> str | None:
-        """Say why pruning this layer alone breaks the network, or None."""
-        try:
-            self._cut(network, examples, [name], spared, alone=True)
-        except Exception as error:  # Torch-Pruning raises whatever its tracing trips over
-            return _words(error)
-        return None
-
-    def _cut(
-        self,
-        network: nn.Module,
-        examples: Sequence[Tensor],
-        prunable: Sequence[str],
-        spared: Mapping[str, str],
-        alone: bool = False,
-    ) -> nn.Module:
-        """Return a pruned copy that still maps the examples to as many logits."""
-        cut = copy.deepcopy(network)
-        modules = dict(cut.named_modules())
-        with torch.inference_mode():
-            wanted = network(*examples).shape
-        ranked_together = self.across_layers and not alone
-        ratios = {modules[n]: share_removed(width_of(modules[n]), self.ratio, self.round_to) for n in prunable}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch_pruning.pruner.BasePruner(
-                cut,
-                tuple(examples),
-                importance=IMPORTANCES[self.importance](),
-                global_pruning=ranked_together,
-                pruning_ratio=self.ratio if ranked_together else 0.0,
-                pruning_ratio_dict=None if ranked_together else ratios,
-                round_to=self.round_to if ranked_together else None,
-                ignored_layers=[modules[n] for n in spared],
-                # Its own defaults are mutable and would leak groups from one network into the next.
-                in_channel_groups={},
-                out_channel_groups={},
-                num_heads={},
-            ).step()
-        with torch.inference_mode():
-            found = cut(*examples)
-        if found.shape != wanted:
-            raise ValueError(f"the network then gives {list(found.shape)} instead of {list(wanted)}")
-        for weight in cut.parameters():
-            weight.grad = None
-        return cut.eval()
+            cutting = _Cutting(self, whole, data, job)
+            network = cutting.cut()
+        return replace(whole, network=network).save(job.folder, cutting.facts(network))
 
 
-def share_removed(width: int, ratio: float, round_to: int) -> float:
-    """Return the share to remove so that a multiple of ``round_to`` is kept, the nearest to what is asked.
+@dataclass
+class _Cutting:
+    """One pruning under way.
 
-    Examples
-    --------
-    >>> [round(share_removed(width, 0.7, 8) * width) for width in (8, 12, 32, 64, 128)]
-    [0, 4, 24, 48, 88]
+    Parameters
+    ----------
+    settings, model, data, job
+        As the technique was given them.
     """
-    if width <= round_to:
-        return 0.0
-    kept = min(width, max(round_to, round_to * math.floor(width * (1 - ratio) / round_to + 0.5)))
-    # Torch-Pruning truncates the number kept; a hundredth of a channel keeps it on the right side.
-    return max(0.0, 1 - (kept + 0.01) / width)
 
+    settings: PruneChannel
+    model: FloatModel
+    data: Data
+    job: Job
+    groups: dict[str, Group] = field(init=False)
+    left_alone: dict[str, str] = field(init=False)
+    table: dict[str, dict[int, float]] = field(default_factory=dict, init=False)
+    recovered: list[float] = field(default_factory=list, init=False)
 
-def width_of(layer: nn.Module) -> int:
-    """Return the number of channels that a convolution or linear layer gives."""
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
+    def __post_init__(self) -> None:
+        self.examples = self.model.examples(2)
+        self.groups, self.left_alone = find(self.model.network, self.examples)
+        self.seen = self._seen()
 
+    def _seen(self) -> Evidence | None:
+        asked = self.settings.importance == "taylor" or self.settings.scope == "sensitivity"
+        if not asked:
+            return None
+        return Evidence.draw(self.model, self.data.rows(Role.TRAIN), ROWS, self.job.seed)
 
-def _channels(network: nn.Module) -> dict[str, int]:
-    kinds = nn.Linear | nn.modules.conv._ConvNd
-    return {name: width_of(m) for name, m in network.named_modules() if isinstance(m, kinds)}
+    def cut(self) -> nn.Module:
+        """Return the network after all rounds."""
+        network = self.model.network
+        first = self._scores(network, self.groups)
+        kept = self._widths(first)
+        if all(kept[name] == group.width for name, group in self.groups.items()) and self.settings.ratio > 0:
+            raise PluginError(self._nothing())
+        for done in range(1, self.settings.rounds + 1):
+            self.tick()
+            groups = {n: g for n, g in describe(network, self.examples)[0].items() if n in self.groups}
+            ranks = first if done == 1 else self._scores(network, groups)
+            widths = {n: self._width_after(done, self.groups[n], kept[n]) for n in groups}
+            removed = {n: least(g, ranks[n], widths[n]) for n, g in groups.items() if widths[n] < g.width}
+            network = cut(network, self.examples, removed)
+            if self.settings.recovery_epochs:
+                self._recover(network)
+        return network
 
+    def _width_after(self, done: int, group: Group, kept: int) -> int:
+        """Return a group's width after so many rounds: the same number goes in each, in whole blocks."""
+        later = (group.width - kept) // group.blocks * (self.settings.rounds - done) / self.settings.rounds
+        return kept + group.blocks * round(later)
 
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    def _scores(self, network: nn.Module, groups: Mapping[str, Group]) -> dict[str, Tensor]:
+        losses = self.seen.losses if self.seen else lambda _network: iter(())
+        return scores(self.settings.importance, network, self.examples, groups, losses)
+
+    def _widths(self, ranks: Mapping[str, Tensor]) -> dict[str, int]:
+        ratio, round_to = self.settings.ratio, self.settings.round_to
+        plain = by_share(self.groups, ratio, round_to)
+        if self.settings.scope == "layer":
+            return plain
+        if self.settings.scope == "global":
+            return ranked(self.groups, ranks, ratio, round_to)
+        tried = {name: levels(group, ratio, round_to) for name, group in self.groups.items()}
+        held = self.data.rows(Role.SEARCH)
+        evidence = Evidence.draw(self.model, held if len(held) else self.data.rows(Role.TRAIN), ROWS, self.job.seed)
+        network = self.model.network
+        self.table = sensitivity(network, self.examples, self.groups, ranks, tried, evidence, self.seen, self.tick)
+        cost = Cost.of(network, self.examples, self.groups)
+        return cheapest(self.table, cost, cost(plain))
+
+    def _recover(self, network: nn.Module) -> None:
+        """Train the network in place for a few epochs."""
+        rows = training_rows(self.data, self.model.spec.schema)
+        settings = self.model.spec.settings.but(epochs=self.settings.recovery_epochs)
+        lesson = None
+        if self.job.teacher is not None:
+            teacher = FloatModel.load(self.job.teacher, self.job.factory)
+            lesson = Lesson(Teacher((teacher.network,), teacher.prepare(rows.inputs)))
+        parts, targets = self.model.prepare(rows.inputs), self.model.targets(rows.labels)
+        loss = fit(network, parts, targets, settings, self.job, "prune.channel", lesson)
+        self.recovered.append(loss)
+
+    def tick(self) -> None:
+        """Raise an OutOfTimeError when the job's deadline has passed."""
+        if self.job.deadline is not None and time.monotonic() >= self.job.deadline:
+            raise OutOfTimeError(
+                "prune.channel: the round's minutes were spent before it was done; raise optimize.minutes, "
+                "or set prune.channel.scope to layer"
+            )
+
+    def _nothing(self) -> str:
+        alone = "".join(f"; {name} was left alone: {why}" for name, why in self.left_alone.items())
+        return (
+            f"prune.channel.ratio {self.settings.ratio} with round_to {self.settings.round_to} removes no channel "
+            f"from any of {len(channels(self.model.network))} layers; raise ratio or lower round_to{alone}"
+        )
+
+    def facts(self, network: nn.Module) -> dict[str, object]:
+        """Return what the pruning did."""
+        before, after = channels(self.model.network), channels(network)
+        whole = {n for group in self.groups.values() for n in group.writers if before[n] == after[n]}
+        why = {"layer": "whole after rounding", "global": "ranked high", "sensitivity": "dear to cut"}
+        alone = {name: why[self.settings.scope] for name in sorted(whole) if self.settings.ratio > 0}
+        facts: dict[str, object] = {
+            "channels": {name: [before[name], after[name]] for name in before},
+            "parameters_before": parameters(self.model.network),
+            "multiply_adds": multiply_adds(network, self.examples)[""],
+            "multiply_adds_before": multiply_adds(self.model.network, self.examples)[""],
+            "left_alone": {**self.left_alone, **alone},
+        }
+        if self.table:
+            facts["sensitivity"] = {n: {str(w): round(r, 6) for w, r in row.items()} for n, row in self.table.items()}
+        if self.recovered:
+            facts["recovery_loss"] = [round(loss, 6) for loss in self.recovered]
+        return facts
