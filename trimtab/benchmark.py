@@ -1,16 +1,69 @@
-"""The Scores of one model on one target: quality row by row, speed beside the champion, and what it costs."""
+"""The Scores of one model on one target, and how the quality of two models differs on the same rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from scipy import stats
 
-from trimtab.intervals import Interval, proportion
+from trimtab.energy import Energy
+from trimtab.intervals import Interval, bootstrap, design_effect, disagreement, paired_difference, rows_needed
+from trimtab.metric import Accuracy, Answers, Floats, Metric, quality, score, spread, utility, weighed
 from trimtab.timing import Latency
+from trimtab.window import arrived
 
-__all__ = ["Scores"]
+__all__ = ["CONFIDENCE", "Change", "Quality", "Scores", "compare"]
+
+CONFIDENCE = 0.95
+"""Of the interval that a model's quality is told with; the gate's own are of paired differences."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A model's quality in figures, by the project's metric.
+
+    Parameters
+    ----------
+    metric
+        Its name.
+    judged
+        On the judge rows, with its interval at :data:`CONFIDENCE`.
+    searched, search_rows
+        On the search rows, and their number; NaN without any.
+    golden
+        On the golden rows; None where the project names none.
+    utility, error
+        On search and judge rows together, on a scale on which more is better and differences mean what
+        the gate's margins mean (:func:`trimtab.metric.utility`), and about its standard error.
+        Candidates are ranked by it, after the gate: the gate's intervals hold for all candidates of a
+        round at once, so that ranking by the same rows takes nothing from them.
+    """
+
+    metric: str
+    judged: Interval
+    searched: float
+    search_rows: int
+    golden: float | None
+    utility: float
+    error: float
+
+    @classmethod
+    def of(cls, metric: Metric, judged: Answers, searched: Answers, golden: Answers | None = None) -> Quality:
+        """Take a metric of a model's answers on judge, search and golden rows."""
+        both = Answers.join([judged, searched]) if len(searched) else judged
+        interval = quality(metric, judged, CONFIDENCE)
+        shrunk = (len(judged) / len(both)) ** 0.5 if len(both) else 1.0
+        return cls(
+            metric=metric.name,
+            judged=interval,
+            searched=score(metric, searched),
+            search_rows=len(searched),
+            golden=None if golden is None else score(metric, golden),
+            utility=utility(metric, score(metric, both)),
+            error=spread(metric, interval, CONFIDENCE) * shrunk,
+        )
 
 
 @dataclass(frozen=True)
@@ -20,41 +73,138 @@ class Scores:
     Parameters
     ----------
     judged
-        1 where the prediction was right, else 0, on the judge rows (float64 ``[rows]``).
-    groups
-        Group of each judge row (uint64 ``[rows]``): rows of one group are not independent.
+        Its answers on the judge rows.
+    quality
+        In figures.
     latency
         Beside the champion.
     size_bytes
         On disk, of what serves.
-    searched, search_rows
-        Share of right predictions on the search rows, and their number.
     golden
-        As ``judged``, on the golden rows; empty where the project names none.
-    parameters
-        Number of weights, where known.
+        Its answers on the golden rows; None where the project names none.
+    parameters, multiply_adds
+        Number of weights, and of multiplications with addition for one row, where known.
+    peak_mb
+        Memory that loading and calling it take at most, in megabytes (10^6 bytes), where measured.
     """
 
-    judged: npt.NDArray[np.float64]
-    groups: npt.NDArray[np.uint64]
+    judged: Answers
+    quality: Quality
     latency: Latency
     size_bytes: int
-    searched: float
-    search_rows: int = 0
-    golden: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    golden_groups: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    golden: Answers | None = None
     parameters: int | None = None
+    multiply_adds: int | None = None
+    peak_mb: float | None = None
 
     @property
-    def ranking(self) -> tuple[float, int]:
-        """Share of right predictions over search and judge rows together, and their number.
+    def energy(self) -> Energy | None:
+        """Of its calls, where measured."""
+        return self.latency.energy
 
-        Candidates are ranked by it, after the gate: the gate's intervals hold for all candidates of a
-        round at once, so that ranking by the same rows takes nothing from them.
-        """
-        rows = self.search_rows + len(self.judged)
-        return (self.searched * self.search_rows + float(self.judged.sum())) / max(1, rows), rows
 
-    def quality(self, confidence: float) -> Interval:
-        """Return the share of right predictions on the judge rows with its Wilson interval."""
-        return proportion(self.judged, self.groups, confidence)
+@dataclass(frozen=True)
+class Change:
+    """How a challenger's quality differs from another model's on the same rows.
+
+    Parameters
+    ----------
+    before, after
+        The metric of the other model and of the challenger.
+    gain
+        The paired difference with its interval, positive where the challenger is better: a fraction of
+        ``before`` where the metric is relative, else in the metric's own units.
+    rows
+        Number of labelled rows.
+    variance
+        Of one row's difference, as if rows were independent.
+    level
+        Confidence of the interval.
+    larger_is_better, relative
+        As the metric says.
+    """
+
+    before: float
+    after: float
+    gain: Interval
+    rows: int
+    variance: float
+    level: float
+    larger_is_better: bool
+    relative: bool
+
+    def worded(self, amount: float) -> str:
+        """Word an amount of gain or loss."""
+        return f"{100 * amount:.1f} %" if self.relative else f"{amount:.3f}"
+
+    def said(self, name: str) -> str:
+        """Word the change, as "accuracy rose by 0.030 (0.024 to 0.036), from 0.900 to 0.930, on 900 rows"."""
+        better = self.gain.value >= 0
+        value, low, high = self.gain.value, self.gain.low, self.gain.high
+        if not better:
+            value, low, high = -value, -high, -low
+        verb = "rose" if better is self.larger_is_better else "fell"
+        bounds = f"{self.worded(low)} to {self.worded(high)}"
+        values = f"from {_figure(self.before, self.relative)} to {_figure(self.after, self.relative)}"
+        return f"{name} {verb} by {self.worded(value)} ({bounds}), {values}, on {self.rows} rows"
+
+    def wants(self, margin: float) -> str:
+        """Say how many rows like these would decide a margin, if what was seen is the truth."""
+        left = margin + min(0.0, self.gain.value)
+        if left <= 0:
+            return "and more rows like these would refuse it"
+        if not math.isfinite(self.variance):
+            return "needs rows of more groups"
+        return f"needs {max(rows_needed(self.variance, left, self.level), self.rows + 1)} rows"
+
+
+def _figure(value: float, relative: bool) -> str:
+    return f"{value:.4g}" if relative else f"{value:.3f}"
+
+
+def compare(metric: Metric, challenger: Answers, other: Answers, confidence: float) -> Change:
+    """Compare two models on the rows whose labels have arrived.
+
+    Accuracy by the interval of Bonett and Price for paired proportions, any other metric by a bootstrap
+    over groups in which both models meet the same draws.
+
+    Parameters
+    ----------
+    challenger, other
+        Their answers on the same rows, in the same order.
+    confidence
+        Of the interval.
+    """
+    known = arrived(other.labels)
+    new, old = challenger.take(known), other.take(known)
+    after, before = score(metric, new), score(metric, old)
+    if not len(old):
+        gain, variance = Interval(math.nan, math.nan, math.nan), math.nan
+    elif isinstance(metric, Accuracy):
+        gain, variance = _of_proportions(metric, new, old, confidence)
+    else:
+        gain, variance = _of_figures(metric, new, old, confidence)
+    return Change(before, after, gain, len(old), variance, confidence, metric.larger_is_better, metric.relative)
+
+
+def _of_proportions(metric: Accuracy, new: Answers, old: Answers, confidence: float) -> tuple[Interval, float]:
+    a, b = (metric.values(answers.outputs, answers.labels) for answers in (new, old))
+    effect = design_effect(a - b, old.groups)
+    return paired_difference(a, b, old.groups, confidence), effect * disagreement(a, b)
+
+
+def _of_figures(metric: Metric, new: Answers, old: Answers, confidence: float) -> tuple[Interval, float]:
+    of_new, of_old = weighed(metric, new), weighed(metric, old)
+    once = np.ones((1, len(old)))
+    value = float(_gain(metric, of_new(once), of_old(once))[0])
+    low, high = bootstrap(lambda w: _gain(metric, of_new(w), of_old(w)), old.groups, confidence)
+    error = (high - low) / (2 * stats.norm.ppf(0.5 + confidence / 2))
+    return Interval(value, low, high), float(error**2 * len(old))
+
+
+def _gain(metric: Metric, new: Floats, old: Floats) -> Floats:
+    """Return how much better the new figures are; nothing where both are the same."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        difference = new - old if metric.larger_is_better else old - new
+        gain = difference / np.abs(old) if metric.relative else difference
+    return np.where(new == old, 0.0, gain)

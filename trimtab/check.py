@@ -13,7 +13,7 @@ import numpy as np
 from trimtab import discover, search
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import DataError, TrimtabError
-from trimtab.gate import rows_needed
+from trimtab.intervals import rows_needed
 from trimtab.parts import monitors_of, read, registry_of, runtime_of, source_of
 from trimtab.rows import golden_rows
 from trimtab.settings import Project

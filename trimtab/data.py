@@ -16,9 +16,9 @@ import pandas as pd
 
 from trimtab.artifact import fill_folder, sha256_folder
 from trimtab.errors import ArtifactError, DataError
-from trimtab.window import Arrays, Labels, Schema
+from trimtab.window import Arrays, Labels, Schema, missing_column
 
-__all__ = ["Data", "Role", "Rows", "assign", "content", "leaks"]
+__all__ = ["Data", "Role", "Rows", "assign", "content", "leaks", "segments_of"]
 
 
 TWINS = 0.5
@@ -40,30 +40,43 @@ FITTED = (Role.TRAIN, Role.CALIBRATION)
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded rows: inputs ``[rows, ...]`` by name, labels and groups (uint64) ``[rows]``.
+    """Encoded rows.
 
-    Labels are class indices (int64) or, in a regression, numbers (float64).
+    Parameters
+    ----------
+    inputs
+        By name, ``[rows, ...]``.
+    labels
+        Class indices (int64 ``[rows]``) or, in a regression, numbers (float64 ``[rows]``).
+    groups
+        What each row is a picture of (uint64 ``[rows]``).
+    segments
+        Segments that each row belongs to, text ``column=value`` ``[rows, columns]``; None where the
+        project names none.
     """
 
     inputs: Arrays
     labels: Labels
     groups: npt.NDArray[np.uint64]
+    segments: npt.NDArray[np.str_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, index: npt.NDArray[Any]) -> Rows:
         """Return the rows at ``index`` (integers or a mask)."""
-        return Rows({k: v[index] for k, v in self.inputs.items()}, self.labels[index], self.groups[index])
+        segments = None if self.segments is None else self.segments[index]
+        return Rows({k: v[index] for k, v in self.inputs.items()}, self.labels[index], self.groups[index], segments)
 
     @staticmethod
     def join(parts: Sequence[Rows]) -> Rows:
         """Return the rows of all ``parts``, one after the other."""
-        names = parts[0].inputs
+        segments = [p.segments for p in parts if p.segments is not None]
         return Rows(
-            {k: np.concatenate([p.inputs[k] for p in parts]) for k in names},
+            {k: np.concatenate([p.inputs[k] for p in parts]) for k in parts[0].inputs},
             np.concatenate([p.labels for p in parts]),
             np.concatenate([p.groups for p in parts]),
+            np.concatenate(segments) if segments else None,
         )
 
 
@@ -90,6 +103,7 @@ class Data:
             with fill_folder(folder) as draft:
                 for role, rows in roles.items():
                     named: dict[str, Any] = {f"input.{k}": v for k, v in rows.inputs.items()}
+                    named |= {} if rows.segments is None else {"segments": rows.segments}
                     np.savez(draft / f"{role}.npz", labels=rows.labels, groups=rows.groups, **named)
         return cls(folder, sha256_folder(folder))
 
@@ -103,7 +117,8 @@ class Data:
             return self.rows(some).take(np.zeros(0, dtype=np.int64))
         with np.load(path, allow_pickle=False) as file:
             inputs = {k.removeprefix("input."): file[k] for k in file.files if k.startswith("input.")}
-            return Rows(inputs, file["labels"], file["groups"])
+            segments = file["segments"] if "segments" in file.files else None
+            return Rows(inputs, file["labels"], file["groups"], segments)
 
 
 def assign(
@@ -224,3 +239,31 @@ def group_keys(frame: pd.DataFrame, schema: Schema, block: int | None, first_row
     if schema.id is not None and schema.id in frame:
         return list(frame[schema.id].tolist())
     return [("row", first_row + i) for i in range(len(frame))]
+
+
+def segments_of(frame: pd.DataFrame, columns: Sequence[str]) -> npt.NDArray[np.str_] | None:
+    """Return the segments that each row belongs to, text ``column=value`` ``[rows, columns]``; None for no columns.
+
+    Raises
+    ------
+    DataError
+        When a column is not in the rows.
+
+    Examples
+    --------
+    >>> segments_of(pd.DataFrame({"site": ["a", None], "shift": [1.0, 2.0]}), ["site", "shift"]).tolist()
+    [['site=a', 'shift=1'], ['site=missing', 'shift=2']]
+    """
+    if not columns:
+        return None
+    for name in columns:
+        if name not in frame:
+            raise DataError(missing_column(name, "data.segments", frame))
+    named = [[f"{name}={_level(v)}" for v in frame[name].tolist()] for name in columns]
+    return np.asarray(named, dtype=np.str_).reshape(len(columns), len(frame)).T
+
+
+def _level(value: object) -> str:
+    if value is None or value != value:
+        return "missing"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -6,17 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
-from scipy import stats
 
-from trimtab.benchmark import Scores
-from trimtab.intervals import Interval, design_effect
+from trimtab.benchmark import Change, Scores, compare
+from trimtab.metric import Answers, Metric
+from trimtab.runtime import Target
 
-__all__ = ["Gate", "Outcome", "Verdict", "paired_difference", "rows_needed"]
+__all__ = ["Gate", "Outcome", "Verdict"]
 
 
 class Outcome(StrEnum):
@@ -38,7 +36,8 @@ class Verdict:
     reasons
         Every rule that spoke, the decisive ones first.
     gains
-        Objectives in which the challenger is superior.
+        What the challenger is superior in: objectives (``quality``, ``speed``, ``size``, ``energy``), and
+        constraints of the target that it keeps and the champion breaks (``max_size_mb``).
     """
 
     outcome: Outcome
@@ -47,7 +46,7 @@ class Verdict:
 
 
 class Gate(BaseModel):
-    """Superior in one objective, non-inferior in all others.
+    """Superior in one objective, non-inferior in all others, and within the target's constraints.
 
     Quality is compared row by row on the same judge rows, speed pair by pair in the same process,
     size in bytes. Superior: the interval of the paired difference excludes no change (and, for speed
@@ -57,29 +56,41 @@ class Gate(BaseModel):
     Parameters
     ----------
     max_quality_drop
-        Largest loss of quality against the champion, as a fraction (0.01 = one point).
+        Largest loss of quality against the champion: a fraction of the champion's value where the metric
+        is an error in the label's units, else in the metric's own units (0.01 = one point). So are all
+        losses of quality here.
     max_slowdown
         Largest rise of the median latency, as a fraction of the champion's.
     max_growth
         Largest rise of the size on disk, as a fraction of the champion's.
+    max_energy_rise
+        Largest rise of the energy of a call, as a fraction of the champion's; None: energy is no
+        objective. It is compared without an interval.
     max_total_drop
         Largest loss of quality against the anchor on the same rows.
+    max_segment_drop
+        Largest loss of quality in any segment (``data.segments``); None: segments are not judged.
     keep
         Largest loss on the golden rows against the champion, where the project names some.
     min_gain
-        Smallest rise in speed or fall in size that counts as a gain, as a fraction: without it a
-        difference of no use to anybody would move the champion.
+        Smallest rise in speed or fall in size or energy that counts as a gain, as a fraction: without
+        it a difference of no use to anybody would move the champion.
     confidence
-        Of each interval; divided among the candidates of a round by Bonferroni.
+        Of each interval; divided among the candidates of a round, and among segments, by Bonferroni.
 
     Examples
     --------
+    >>> from trimtab.benchmark import Quality
+    >>> from trimtab.intervals import Interval
+    >>> from trimtab.metric import Accuracy
     >>> from trimtab.timing import Latency
-    >>> same = Latency(1.0, 1.0, Interval(1.0, 1.0, 1.0), False)
-    >>> champion = Scores(np.ones(400), np.arange(400, dtype=np.uint64), same, 100, 1.0)
-    >>> worse = Scores(np.r_[np.zeros(40), np.ones(360)], champion.groups, champion.latency, 100, 0.9)
-    >>> Gate().judge(worse, champion, champion).reasons[0]
-    'quality fell by 0.100 (0.069 to 0.130) on 400 rows, at most 0.010 allowed'
+    >>> def scores(right: int) -> Scores:
+    ...     said = np.eye(2, dtype=np.float32)[(np.arange(400) >= right).astype(int)]
+    ...     judged = Answers(said, np.zeros(400, np.int64), np.arange(400, dtype=np.uint64))
+    ...     same = Latency(1.0, 1.0, Interval(1.0, 1.0, 1.0), False)
+    ...     return Scores(judged, Quality.of(Accuracy(), judged, judged), same, 100)
+    >>> Gate().judge(scores(360), scores(400), scores(400), metric=Accuracy()).reasons[0]
+    'accuracy fell by 0.100 (0.069 to 0.130), from 1.000 to 0.900, on 400 rows; at most 0.010 allowed'
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -87,7 +98,9 @@ class Gate(BaseModel):
     max_quality_drop: float = Field(default=0.01, ge=0, lt=1)
     max_slowdown: float = Field(default=0.05, ge=0)
     max_growth: float = Field(default=0.05, ge=0)
+    max_energy_rise: float | None = Field(default=None, ge=0)
     max_total_drop: float = Field(default=0.02, ge=0, lt=1)
+    max_segment_drop: float | None = Field(default=None, ge=0, lt=1)
     keep: float = Field(default=0.02, ge=0, lt=1)
     min_gain: float = Field(default=0.05, ge=0)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -97,7 +110,15 @@ class Gate(BaseModel):
         return 1 - (1 - self.confidence) / max(1, comparisons)
 
     def judge(
-        self, challenger: Scores, champion: Scores, anchor: Scores, comparisons: int = 1, repair: bool = False
+        self,
+        challenger: Scores,
+        champion: Scores,
+        anchor: Scores,
+        *,
+        metric: Metric,
+        target: Target | None = None,
+        comparisons: int = 1,
+        repair: bool = False,
     ) -> Verdict:
         """Judge a challenger.
 
@@ -106,27 +127,58 @@ class Gate(BaseModel):
         challenger, champion, anchor
             Their scores on the same judge rows, in the same order. The challenger's speed-up was
             measured beside the champion at :meth:`level`'s confidence.
+        metric
+            What quality means.
+        target
+            Whose constraints hold, and whose ``max_quality_drop`` goes before the gate's.
         comparisons
             Number of candidates judged in this round.
         repair
             Whether the round was opened because the champion is worse: then nothing but a proven
             rise of quality will do, however fast or small the challenger is.
         """
-        level = self.level(comparisons)
-        quality = _quality("quality", challenger.judged, champion.judged, champion.groups, self.max_quality_drop, level)
-        total = _quality(
-            "quality against the anchor", challenger.judged, anchor.judged, champion.groups, self.max_total_drop, level
+        level, margin = self.level(comparisons), self.max_quality_drop
+        if target is not None and target.max_quality_drop is not None:
+            margin = target.max_quality_drop
+        change = compare(metric, challenger.judged, champion.judged, level)
+        quality = _quality(metric.name, change, margin)
+        anchored = _same(champion.judged, anchor.judged)
+        against = change if anchored else compare(metric, challenger.judged, anchor.judged, level)
+        total = _quality(f"{metric.name} against the anchor", against, self.max_total_drop)
+        return _conclude(
+            [
+                _repairs(quality) if repair else quality,
+                _erodes_not(total, quality),
+                *self._golden(challenger, champion, metric, level),
+                *self._segments(challenger.judged, champion.judged, metric, comparisons),
+                *_constraints(challenger, champion, target),
+                self._speed(challenger),
+                self._size(challenger, champion),
+                *self._energy(challenger, champion),
+            ]
         )
-        rulings = [
-            _repairs(quality) if repair else quality,
-            _erodes_not(total, quality),
-            self._speed(challenger),
-            self._size(challenger, champion),
-        ]
-        if len(champion.golden):
-            golden = challenger.golden, champion.golden, champion.golden_groups
-            rulings.append(replace(_quality("quality on the golden rows", *golden, self.keep, level), gain=None))
-        return _conclude(rulings)
+
+    def _golden(self, challenger: Scores, champion: Scores, metric: Metric, level: float) -> list[Ruling]:
+        if champion.golden is None or challenger.golden is None:
+            return []
+        change = compare(metric, challenger.golden, champion.golden, level)
+        return [replace(_quality(f"{metric.name} on the golden rows", change, self.keep), gain=None)]
+
+    def _segments(self, challenger: Answers, champion: Answers, metric: Metric, comparisons: int) -> list[Ruling]:
+        """Judge every segment; those that hold are told together."""
+        if self.max_segment_drop is None:
+            return []
+        if champion.segments is None:
+            return [Ruling(Outcome.UNKNOWN, "gate.max_segment_drop is set, but data.segments names no column")]
+        names = np.unique(champion.segments)
+        level = self.level(comparisons * len(names))
+        rulings = []
+        for name in names:
+            rows = (champion.segments == name).any(axis=1)
+            change = compare(metric, challenger.take(rows), champion.take(rows), level)
+            rulings.append(replace(_quality(f"{metric.name} where {name}", change, self.max_segment_drop), gain=None))
+        held = Ruling(Outcome.PASSED, f"{metric.name} held in each of {len(names)} segments")
+        return [r for r in rulings if r.outcome is not Outcome.PASSED] or [held]
 
     def _speed(self, challenger: Scores) -> Ruling:
         speedup, floor = challenger.latency.speedup, 1 / (1 + self.max_slowdown)
@@ -144,14 +196,28 @@ class Gate(BaseModel):
     def _size(self, challenger: Scores, champion: Scores) -> Ruling:
         ratio = challenger.size_bytes / champion.size_bytes
         said = f"size {challenger.size_bytes / 1e3:.0f} kB, {ratio:.2f} of the champion's"
-        if not ratio <= 1 + self.max_growth:
-            return Ruling(Outcome.REJECTED, f"{said}, at most {1 + self.max_growth:.2f} allowed")
-        return Ruling(Outcome.PASSED, said, "size" if ratio < 1 - self.min_gain else None)
+        return self._cost("size", said, ratio, self.max_growth)
+
+    def _energy(self, challenger: Scores, champion: Scores) -> list[Ruling]:
+        if self.max_energy_rise is None:
+            return []
+        if challenger.energy is None or champion.energy is None:
+            why = "energy was not measured; name a meter, or leave gate.max_energy_rise out"
+            return [Ruling(Outcome.UNKNOWN, why)]
+        joules = challenger.energy.joules_per_1000_rows
+        ratio = joules / champion.energy.joules_per_1000_rows
+        said = f"energy {joules:.3g} J for 1000 rows, {ratio:.2f} of the champion's"
+        return [self._cost("energy", said, ratio, self.max_energy_rise)]
+
+    def _cost(self, name: str, said: str, ratio: float, margin: float) -> Ruling:
+        if not ratio <= 1 + margin:
+            return Ruling(Outcome.REJECTED, f"{said}, at most {1 + margin:.2f} allowed")
+        return Ruling(Outcome.PASSED, said, name if ratio < 1 - self.min_gain else None)
 
 
 @dataclass(frozen=True)
 class Ruling:
-    """One objective's answer: its reason, the objective where it is a gain, and the bare measurement in words."""
+    """One rule's answer: its reason, what is gained if anything, and the bare measurement in words."""
 
     outcome: Outcome
     reason: str
@@ -171,42 +237,25 @@ def _conclude(rulings: Sequence[Ruling]) -> Verdict:
     return Verdict(Outcome.PASSED, (f"superior in {' and '.join(gains)}", *reasons), gains)
 
 
-def _quality(
-    name: str,
-    challenger: npt.NDArray[np.float64],
-    champion: npt.NDArray[np.float64],
-    groups: npt.NDArray[np.uint64],
-    margin: float,
-    level: float,
-) -> Ruling:
-    if len(champion) == 0:
+def _quality(name: str, change: Change, margin: float) -> Ruling:
+    """Judge a change of quality by a margin."""
+    if change.rows == 0:
         return Ruling(Outcome.UNKNOWN, f"{name}: no rows to judge on")
-    change = paired_difference(challenger, champion, groups, level)
-    said = _change(name, change, len(champion))
-    if not math.isfinite(change.value):
-        return Ruling(Outcome.UNKNOWN, f"{name}: not a number")
-    if change.high < -margin:
-        return Ruling(Outcome.REJECTED, f"{said}, at most {margin:.3f} allowed", said=said)
-    if change.low < -margin:
-        why = f"cannot decide a margin of {margin:.3f}, {_wants(challenger, champion, groups, margin, level)}"
+    if math.isinf(change.after) and math.isfinite(change.before):
+        return Ruling(Outcome.REJECTED, f"{name}: some outputs are not finite numbers")
+    if not math.isfinite(change.gain.value):
+        return Ruling(Outcome.UNKNOWN, f"{name}: not a number on these {change.rows} rows")
+    said = change.said(name)
+    if change.gain.high < -margin:
+        return Ruling(Outcome.REJECTED, f"{said}; at most {change.worded(margin)} allowed", said=said)
+    if not change.gain.low >= -margin:
+        why = f"cannot decide a margin of {change.worded(margin)}, {change.wants(margin)}"
         return Ruling(Outcome.UNKNOWN, f"{said}: {why}", said=said)
-    return Ruling(Outcome.PASSED, said, name if change.low > 0 else None, said)
+    return Ruling(Outcome.PASSED, said, "quality" if change.gain.low > 0 else None, said)
 
 
-def _wants(
-    challenger: npt.NDArray[np.float64],
-    champion: npt.NDArray[np.float64],
-    groups: npt.NDArray[np.uint64],
-    margin: float,
-    level: float,
-) -> str:
-    """Say how many rows like these would decide, if what was seen is the truth."""
-    left = margin + min(0.0, float((challenger - champion).mean()))
-    if left <= 0:
-        return "and more rows like these would refuse it"
-    effect = design_effect(challenger - champion, groups)
-    needed = math.ceil(effect * rows_needed(disagreement(challenger, champion), left, level))
-    return f"needs {max(needed, len(champion) + 1)} rows"
+def _same(a: Answers, b: Answers) -> bool:
+    return np.array_equal(a.outputs, b.outputs, equal_nan=True)
 
 
 def _repairs(quality: Ruling) -> Ruling:
@@ -224,67 +273,39 @@ def _erodes_not(total: Ruling, quality: Ruling) -> Ruling:
     return replace(total, gain=None)
 
 
-def _change(name: str, change: Interval, rows: int) -> str:
-    if change.value < 0:
-        flipped = Interval(-change.value, -change.high, -change.low)
-        return f"{name} fell by {flipped:.3f} on {rows} rows"
-    return f"{name} rose by {change:.3f} on {rows} rows"
+def _constraints(challenger: Scores, champion: Scores, target: Target | None) -> list[Ruling]:
+    """Judge the target's bounds; keeping all of them where the champion breaks one is a gain."""
+    bounds = {} if target is None else {n: b for n in FIGURES if (b := getattr(target, n)) is not None}
+    rulings = [_within(name, bound, challenger) for name, bound in bounds.items()]
+    if any(r.outcome is not Outcome.PASSED for r in rulings):
+        return rulings
+    for name, bound in bounds.items():
+        if _within(name, bound, champion).outcome is Outcome.REJECTED:
+            rulings.append(Ruling(Outcome.PASSED, f"keeps {name}, which the champion breaks", name))
+    return rulings
 
 
-def paired_difference(
-    challenger: npt.NDArray[np.float64],
-    champion: npt.NDArray[np.float64],
-    groups: npt.NDArray[np.uint64],
-    confidence: float,
-) -> Interval:
-    """Return the difference of two shares of right predictions on the same rows, with its interval.
-
-    Bonett and Price (2012): an adjusted Wald interval for paired proportions, which keeps its
-    coverage where few rows disagree. Rows of one group are not independent: counts are divided by
-    the design effect (Kish 1965) of the groups.
-
-    Parameters
-    ----------
-    challenger, champion
-        1 where right, else 0 (float64 ``[rows]``).
-    groups
-        Group of each row (uint64 ``[rows]``).
-
-    Examples
-    --------
-    >>> a, b = np.array([1.0, 1, 1, 1]), np.array([1.0, 1, 0, 0])
-    >>> f"{paired_difference(a, b, np.arange(4, dtype=np.uint64), 0.95):.2f}"
-    '0.50 (-0.26 to 0.93)'
-    """
-    difference = challenger - champion
-    effect = design_effect(difference, groups)
-    n = len(difference) / effect
-    better, worse = float((difference > 0).sum()) / effect, float((difference < 0).sum()) / effect
-    p_better, p_worse = (better + 1) / (n + 2), (worse + 1) / (n + 2)
-    spread = stats.norm.ppf(0.5 + confidence / 2) * math.sqrt(
-        (p_better + p_worse - (p_better - p_worse) ** 2) / (n + 2)
-    )
-    middle = p_better - p_worse
-    return Interval(float(difference.mean()), max(-1.0, middle - spread), min(1.0, middle + spread))
+def _within(name: str, bound: float, scores: Scores) -> Ruling:
+    what, unit = FIGURES[name]
+    value = _figure(name, scores)
+    if value is None:
+        return Ruling(Outcome.UNKNOWN, f"{what} was not measured, at most {bound:g} {unit} allowed ({name})")
+    said = f"{what} {value:.3g} {unit}, at most {bound:g} allowed ({name})"
+    return Ruling(Outcome.PASSED if value <= bound else Outcome.REJECTED, said)
 
 
-def disagreement(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
-    """Return the share of rows on which exactly one of two models is right."""
-    return float((a != b).mean())
+FIGURES = {
+    "max_p50_ms": ("p50", "ms"),
+    "max_p99_ms": ("p99", "ms"),
+    "max_size_mb": ("size", "MB"),
+    "max_peak_mb": ("peak memory", "MB"),
+}
 
 
-def rows_needed(disagreeing: float, margin: float, confidence: float, power: float = 0.8) -> int:
-    """Return the judge rows that a non-inferiority margin needs when the two models are equally good.
-
-    The normal approximation for paired proportions (Nam 1997): ``(z_a + z_b)^2 * d / margin^2``
-    with ``d`` the share of rows on which the two disagree.
-
-    Examples
-    --------
-    >>> rows_needed(0.02, 0.01, 0.95)
-    1570
-    """
-    if margin <= 0:
-        return 10**9
-    z = float(stats.norm.ppf(0.5 + confidence / 2) + stats.norm.ppf(power))
-    return math.ceil(z**2 * max(disagreeing, 1e-3) / margin**2)
+def _figure(name: str, scores: Scores) -> float | None:
+    return {
+        "max_p50_ms": scores.latency.p50_ms,
+        "max_p99_ms": scores.latency.p99_ms,
+        "max_size_mb": scores.size_bytes / 1e6,
+        "max_peak_mb": scores.peak_mb,
+    }[name]
