@@ -208,7 +208,7 @@ def test_training_settings_travel_with_the_model(table: Bench, parent: Model) ->
 def test_same_seed_same_file_and_another_seed_another(table: Bench, parent: Model) -> None:
     for step in (Finetune(epochs=1), Scratch(epochs=1), Distill(epochs=1), PruneChannel()):
         first, again = (step.apply(parent, table.data, table.job(teacher=parent, seed=3)) for _ in range(2))
-        assert first.digest == again.digest, step.name
+        assert first.digest == again.digest, step.about.name
     other = Finetune(epochs=1).apply(parent, table.data, table.job(seed=4))
     assert other.digest != Finetune(epochs=1).apply(parent, table.data, table.job(seed=3)).digest
 
@@ -217,8 +217,8 @@ def test_steps_leave_their_input_the_generator_and_the_threads_alone(table: Benc
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     for step in (Finetune(epochs=1), Scratch(epochs=1), Distill(epochs=1), PruneChannel(), Export()):
         made = step.apply(parent, table.data, table.job(teacher=parent))
-        assert Model.at(parent.folder, parent.format).digest == parent.digest, step.name
-        assert made.format == step.gives
+        assert Model.at(parent.folder, parent.format).digest == parent.digest, step.about.name
+        assert made.format == step.about.gives
         assert made.facts["parameters"] > 0
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
@@ -310,8 +310,8 @@ def test_divergence_names_the_learning_rate_and_a_lower_one(table: Bench) -> Non
     [
         ("raises", {}, "raised RuntimeError: cannot make 2 classes when called with {'classes': 2}"),
         ("no_module", {}, "gave a str; it must return a torch.nn.Module"),
-        ("Fixed", {"classes": 7}, r"gives \[2, 7\] for two rows, but must give logits \[2, 2\]"),
-        ("Fixed", {"inputs": 3}, r"its network raised RuntimeError: .* on inputs of shape \[2, 9\]"),
+        ("Branching", {"classes": 7}, r"gives \[2, 7\] for two rows, but must give logits \[2, 2\]"),
+        ("Branching", {"inputs": 3}, r"its network raised RuntimeError: .* on inputs of shape \[2, 9\]"),
         ("Missing", {}, "has no 'Missing'"),
     ],
 )

@@ -1,6 +1,8 @@
-"""What lies between a raw row and a network, fitted on training rows and exported with the network."""
+"""What lies between a raw row and a network and behind it, fitted on training rows and exported with the network."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +16,14 @@ __all__ = ["Preprocess", "blank_rows", "to_tensors"]
 
 
 class Preprocess(nn.Module):
-    """Maps raw encoded inputs to what a network takes.
+    """Maps raw encoded inputs to what a network takes, and what it gives to what serves.
 
     Numbers are imputed by the training mean and standardised; integer and text categories become
     one-hot by the schema's levels (an unseen level or a missing one: all zeros); together they are
     one table ``[rows, width]``. Each tensor is standardised per channel, the axis after the rows,
-    and stays an argument of its own. Statistics are those of :meth:`fit`; before it, 0 and 1.
+    and stays an argument of its own. A network of a regression works on standardised labels, and
+    :meth:`serve` brings its outputs back to the label's units; logits become probabilities.
+    Statistics are those of :meth:`fit`; before it, 0 and 1.
 
     Parameters
     ----------
@@ -43,6 +47,8 @@ class Preprocess(nn.Module):
     levels: Tensor
     mean: Tensor
     sd: Tensor
+    label_mean: Tensor
+    label_sd: Tensor
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
@@ -61,20 +67,28 @@ class Preprocess(nn.Module):
         for name, shape in self._tensors():
             self.register_buffer(f"{name}_mean", torch.zeros(shape))
             self.register_buffer(f"{name}_sd", torch.ones(shape))
+        self.regression = schema.task == "regression"
+        if self.regression:
+            self.register_buffer("label_mean", torch.zeros(1))
+            self.register_buffer("label_sd", torch.ones(1))
 
     def _tensors(self) -> list[tuple[str, tuple[int, ...]]]:
         """Name each tensor's statistics by its place, since a feature's name may hold dots, with their shape."""
         shapes = [i.shape for i in self.inputs if i.dtype == "float32" and i.name != NUMERIC_INPUT]
         return [(f"tensor{at}", (*s[:1], *(1 for _ in s[1:]))) for at, s in enumerate(shapes)]
 
-    def fit(self, inputs: Arrays) -> None:
-        """Take means and standard deviations from training rows.
+    def fit(self, inputs: Arrays, labels: npt.NDArray[Any] | None = None) -> None:
+        """Take means and standard deviations from training rows, a regression's also from their labels.
 
         Raises
         ------
         DataError
             When a tensor holds a value that is not finite.
         """
+        if self.regression and labels is not None:
+            mean, sd = _moments(labels[:, None])
+            self.label_mean.copy_(torch.from_numpy(mean))
+            self.label_sd.copy_(torch.from_numpy(sd))
         if self.measures:
             mean, sd = _moments(inputs[NUMERIC_INPUT][:, self.measures])
             self.mean.copy_(torch.from_numpy(mean))
@@ -108,6 +122,24 @@ class Preprocess(nn.Module):
         if not table:
             return tuple(tensors)
         return (torch.cat(table, dim=1) if len(table) > 1 else table[0], *tensors)
+
+    def serve(self, outputs: Tensor) -> Tensor:
+        """Map a network's outputs to probabilities ``[rows, classes]``, or predictions in label units ``[rows, 1]``."""
+        return outputs * self.label_sd + self.label_mean if self.regression else torch.softmax(outputs, dim=1)
+
+    def into(self, other: Preprocess) -> tuple[float, float]:
+        """Return factor and offset that bring outputs behind this one into the units of those behind ``other``."""
+        if not self.regression:
+            return 1.0, 0.0
+        sd = float(other.label_sd)
+        return float(self.label_sd) / sd, (float(self.label_mean) - float(other.label_mean)) / sd
+
+    def targets(self, labels: npt.NDArray[Any]) -> Tensor:
+        """Map labels to what a network is trained to: int64 ``[rows]``, or standardised float32 ``[rows, 1]``."""
+        if not self.regression:
+            return torch.from_numpy(labels)
+        centred = (labels - self.label_mean.double().numpy()) / self.label_sd.double().numpy()
+        return torch.from_numpy(centred[:, None].astype(np.float32))
 
     def _numbers(self, value: Tensor) -> list[Tensor]:
         parts: list[Tensor] = []

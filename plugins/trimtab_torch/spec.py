@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy.typing as npt
 import safetensors
 import safetensors.torch
 import torch
@@ -17,13 +18,14 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from trimtab.artifact import FLOAT, Model, read_json, write_json
+from trimtab.data import Rows
 from trimtab.discover import load_object
 from trimtab.errors import ArtifactError, PluginError, nearest
 from trimtab.window import NUMERIC_INPUT, Arrays, Schema
 from trimtab_torch.preprocess import Preprocess, blank_rows, to_tensors
-from trimtab_torch.training import Settings
+from trimtab_torch.settings import Settings
 
-__all__ = ["FloatModel", "Spec", "parameters"]
+__all__ = ["FloatModel", "Spec", "outputs_of", "parameters"]
 
 WEIGHTS = "model.safetensors"
 SPEC = "spec.json"
@@ -72,16 +74,21 @@ class FloatModel:
     network: nn.Module
 
     @classmethod
-    def create(cls, spec: Spec, inputs: Arrays, seed: int) -> FloatModel:
-        """Build a fresh network, and fit its preprocessing on ``inputs``.
+    def create(cls, spec: Spec, rows: Rows, seed: int) -> FloatModel:
+        """Build a fresh network, and fit its preprocessing on ``rows``.
 
         Raises
         ------
         PluginError
-            When the factory raises, gives no module, or gives one that does not map the rows to the classes.
+            When the factory raises, gives no module, or gives one that does not map the rows to the outputs.
         """
         preprocess = Preprocess(spec.schema)
-        preprocess.fit(inputs)
+        preprocess.fit(rows.inputs, rows.labels)
+        return cls.build(spec, preprocess, seed)
+
+    @classmethod
+    def build(cls, spec: Spec, preprocess: Preprocess, seed: int) -> FloatModel:
+        """Build a fresh network behind a preprocessing that is fitted; raises as :meth:`create`."""
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = construct(spec, preprocess)
@@ -145,40 +152,51 @@ class FloatModel:
             prepared = self.preprocess(*to_tensors(self.spec.schema, inputs))
         return tuple(p.clone() for p in prepared)
 
+    def targets(self, labels: npt.NDArray[Any]) -> Tensor:
+        """Return what the network is to give: class indices, or a regression's standardised labels ``[rows, 1]``."""
+        return self.preprocess.targets(labels)
+
     def examples(self, rows: int = 2) -> tuple[Tensor, ...]:
         """Return the network's arguments for blank rows."""
         return self.prepare(blank_rows(self.spec.schema, rows))
 
     def check(self) -> None:
-        """Raise a PluginError when the network does not map two rows to logits ``[2, classes]``."""
-        wanted = (2, len(self.spec.schema.classes))
+        """Raise a PluginError when the network does not map two rows to outputs ``[2, outputs]``."""
+        wanted = (2, outputs_of(self.spec.schema))
         examples = self.examples(2)
         shapes = ", ".join(str(list(e.shape)) for e in examples)
         try:
             with torch.inference_mode():
-                logits = self.network(*examples)
+                outputs = self.network(*examples)
         except Exception as error:  # the user's network may raise anything
             raise PluginError(
                 f"model.factory {self.spec.factory!r}: its network raised {_words(error)} on inputs of shape {shapes}; "
                 "set model.arguments to match the features"
             ) from error
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
-            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if not isinstance(outputs, Tensor) or tuple(outputs.shape) != wanted:
+            got = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            classes = self.spec.schema.classes
+            must = f"logits {list(wanted)}, for the classes are {list(classes)}" if classes else f"{list(wanted)}"
             raise PluginError(
-                f"model.factory {self.spec.factory!r}: its network gives {got} for two rows, but must give logits "
-                f"{list(wanted)}, for the classes are {list(self.spec.schema.classes)}; "
-                "set model.arguments, or leave the number of classes to trimtab (a parameter named 'classes')"
+                f"model.factory {self.spec.factory!r}: its network gives {got} for two rows, but must give {must}; "
+                "set model.arguments, or leave the number of outputs to trimtab (a parameter named 'outputs')"
             )
+
+
+def outputs_of(schema: Schema) -> int:
+    """Return how many numbers a network gives for a row: one for each class, one for a regression."""
+    return 1 if schema.task == "regression" else len(schema.classes)
 
 
 def construct(spec: Spec, preprocess: Preprocess) -> nn.Module:
     """Call the factory with the project's arguments, and with what only the schema knows.
 
-    ``inputs`` (width of the preprocessed table), ``classes`` (their number) and ``shape`` (of the
-    first tensor) are added where the factory has such a parameter and the project does not set it.
+    ``inputs`` (width of the preprocessed table), ``outputs`` (the number of classes, or 1 for a
+    regression), ``classes`` (the same by another name) and ``shape`` (of the first tensor) are added
+    where the factory has such a parameter and the project does not set it.
     """
     make = load_object(spec.factory, "model.factory")
-    offered: dict[str, Any] = {"classes": len(spec.schema.classes)}
+    offered: dict[str, Any] = dict.fromkeys(("outputs", "classes"), outputs_of(spec.schema))
     if preprocess.width:
         offered["inputs"] = preprocess.width
     tensors = [i.shape for i in spec.schema.inputs if i.dtype == "float32" and i.name != NUMERIC_INPUT]

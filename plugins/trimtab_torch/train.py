@@ -1,30 +1,33 @@
-"""Training anew on new rows: from the parent's weights, or from nothing."""
+"""Training on new rows: the last layer of the parent, all of it, or a new network from nothing."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from trimtab.artifact import FLOAT, Model
 from trimtab.data import Data
 from trimtab.technique import About, Job
-from trimtab_torch.classifier import fit_fresh
+from trimtab_torch.layers import executed
+from trimtab_torch.settings import Inherited
 from trimtab_torch.spec import FloatModel
-from trimtab_torch.training import check_settings, fit, training_rows
+from trimtab_torch.trainer import fit_fresh
+from trimtab_torch.training import fit, training_rows, workbench
 
-__all__ = ["Finetune", "Scratch"]
+__all__ = ["Finetune", "Head", "Scratch"]
+
+SLICE = 512
 
 
 @dataclass(frozen=True)
-class Finetune:
+class Finetune(Inherited):
     """Train the parent further on the new rows; its preprocessing stays as it is.
 
-    Parameters
-    ----------
-    epochs, learning_rate, batch_size, weight_decay
-        As the trainer has them; None takes the parent's own.
+    Its settings are those of :class:`trimtab_torch.settings.Inherited`.
 
     Examples
     --------
@@ -33,11 +36,6 @@ class Finetune:
     ...
     ValueError: finetune.learning_rate must be above 0 and finite, got -1.0
     """
-
-    epochs: int | None = None
-    learning_rate: float | None = None
-    batch_size: int | None = None
-    weight_decay: float | None = None
 
     about: ClassVar[About] = About(
         name="finetune",
@@ -51,35 +49,22 @@ class Finetune:
         libraries=("torch",),
     )
 
-    def __post_init__(self) -> None:
-        check_settings(self.about.name, asdict(self))
-
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the further trained model into ``job.folder``."""
         child = FloatModel.load(model, job.factory)
-        rows = training_rows(data, child.spec.schema)
-        settings = child.spec.settings.but(**asdict(self))
-        labels = torch.from_numpy(rows.labels)
-        loss = fit(child.network, child.prepare(rows.inputs), labels, settings, job, self.about.name)
+        rows, settings = training_rows(data, child.spec.schema), self.over(child.spec.settings)
+        parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)
+        loss = fit(child.network, parts, targets, settings, job, self.about.name)
         return child.save(job.folder, {"epochs": settings.epochs, "rows": len(rows), "loss": loss})
 
 
 @dataclass(frozen=True)
-class Scratch:
+class Scratch(Inherited):
     """Build the parent's network anew, with fresh weights and freshly fitted preprocessing, and train it.
 
-    Widths that pruning left are not kept: the factory's own come back.
-
-    Parameters
-    ----------
-    epochs, learning_rate, batch_size, weight_decay
-        As the trainer has them; None takes the parent's own.
+    Widths that pruning left are not kept: the factory's own come back. Its settings are those of
+    :class:`trimtab_torch.settings.Inherited`.
     """
-
-    epochs: int | None = None
-    learning_rate: float | None = None
-    batch_size: int | None = None
-    weight_decay: float | None = None
 
     about: ClassVar[About] = About(
         name="scratch",
@@ -92,10 +77,89 @@ class Scratch:
         libraries=("torch",),
     )
 
-    def __post_init__(self) -> None:
-        check_settings(self.about.name, asdict(self))
-
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the newly trained model into ``job.folder``."""
         spec = replace(FloatModel.load(model, job.factory).spec, schema=job.schema)
-        return fit_fresh(spec, spec.settings.but(**asdict(self)), data, job, self.about.name)
+        return fit_fresh(spec, self.over(spec.settings), data, job, self.about.name)
+
+
+@dataclass(frozen=True)
+class Head(Inherited):
+    """Train the last layer alone; what lies before it keeps its weights and its batch norm statistics.
+
+    Where the last linear or convolution layer gives the network's outputs itself, what enters it is
+    computed once for all rows, and training it takes seconds; images are then not augmented, whatever
+    the model's own settings say. Where something follows it, the network runs in every step, and only
+    the layer's weights move. ``facts.json`` names it (``layer``). Its settings are those of
+    :class:`trimtab_torch.settings.Inherited`.
+    """
+
+    about: ClassVar[About] = About(
+        name="head",
+        takes=FLOAT,
+        gives=FLOAT,
+        renews_parent=True,
+        needs_data=True,
+        needs_labels=True,
+        rung=2,
+        effort="epochs",
+        libraries=("torch",),
+    )
+
+    def apply(self, model: Model, data: Data, job: Job) -> Model:
+        """Write the model with its new last layer into ``job.folder``."""
+        child = FloatModel.load(model, job.factory)
+        rows = training_rows(data, child.spec.schema)
+        settings = self.over(child.spec.settings).but(flip=False, shift=0)
+        parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)
+        name, layer = list(executed(child.network, child.examples(2)).items())[-1]
+        if _gives_outputs(layer, child):
+            loss = fit(layer, [_entering(layer, child.network, parts, job)], targets, settings, job, self.about.name)
+        else:
+            loss = fit(_OnlyLast(child.network, layer), parts, targets, settings, job, self.about.name)
+        return child.save(job.folder, {"epochs": settings.epochs, "rows": len(rows), "loss": loss, "layer": name})
+
+
+def _gives_outputs(layer: nn.Module, model: FloatModel) -> bool:
+    """Return whether a layer runs once, on one input, and what it gives is what the network gives."""
+    given: list[Tensor] = []
+    hook = layer.register_forward_hook(lambda _m, _inputs, output: given.append(output))
+    try:
+        with torch.inference_mode():
+            outputs = model.network(*model.examples(2))
+    finally:
+        hook.remove()
+    return len(given) == 1 and given[0].shape == outputs.shape and torch.equal(given[0], outputs)
+
+
+def _entering(layer: nn.Module, network: nn.Module, parts: Sequence[Tensor], job: Job) -> Tensor:
+    """Return what enters the layer on all rows."""
+    seen: list[Tensor] = []
+    with workbench(job) as device, torch.no_grad():
+        hook = layer.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0].cpu()))
+        network.to(device).eval()
+        try:
+            for index in torch.split(torch.arange(len(parts[0])), SLICE):
+                network(*(p[index].to(device) for p in parts))
+        finally:
+            hook.remove()
+            network.cpu()
+    return torch.cat(seen)
+
+
+class _OnlyLast(nn.Module):
+    """A network of which one layer learns: the others run as they do in production."""
+
+    def __init__(self, network: nn.Module, layer: nn.Module) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        layer.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> _OnlyLast:
+        """Stay in eval mode, so that batch norm keeps its statistics and nothing drops out."""
+        return super().train(False)
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Run the network."""
+        outputs: Tensor = self.network(*parts)
+        return outputs

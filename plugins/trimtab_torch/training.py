@@ -1,106 +1,30 @@
-"""The one training loop for classification, seeded to the last bit, with or without a teacher."""
+"""The one training loop, seeded to the last bit, with or without a teacher, that gives up when time is out."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
 
 from trimtab.data import Data, Role, Rows
-from trimtab.errors import ArtifactError, DataError, PluginError
+from trimtab.errors import DataError, PluginError
 from trimtab.technique import Job
 from trimtab.window import Schema
+from trimtab_torch.augment import View, pick, require_images
+from trimtab_torch.deadline import Clock
+from trimtab_torch.lesson import Lecture, Lesson
+from trimtab_torch.settings import Loss, Settings
 
-__all__ = ["Lesson", "Settings", "fit", "one_cycle", "predict", "training_rows", "workbench"]
+__all__ = ["fit", "one_cycle", "predict", "training_rows", "workbench"]
 
 MOMENTUM = 0.9
 WARM_UP = 0.3
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How long and how fast to train.
-
-    Parameters
-    ----------
-    epochs
-        Passes over the training rows.
-    learning_rate
-        The highest of the one-cycle schedule.
-    batch_size
-        Rows in one step.
-    weight_decay
-        L2 penalty.
-    """
-
-    epochs: int = 6
-    learning_rate: float = 0.05
-    batch_size: int = 64
-    weight_decay: float = 5e-4
-
-    def check(self, where: str) -> None:
-        """Raise a ValueError that names the setting (``where`` and its name) when a value breaks its rule."""
-        check_settings(where, asdict(self))
-
-    def but(self, **changes: float | None) -> Settings:
-        """Return these settings with every change that is not None.
-
-        Examples
-        --------
-        >>> Settings().but(epochs=2, learning_rate=None)
-        Settings(epochs=2, learning_rate=0.05, batch_size=64, weight_decay=0.0005)
-        """
-        return Settings(**{**asdict(self), **{k: v for k, v in changes.items() if v is not None}})
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Settings:
-        """Read back what ``asdict`` gave."""
-        try:
-            return cls(**value)
-        except TypeError as error:
-            raise ArtifactError(
-                f"training settings {dict(value)} in spec.json are not those of this version"
-            ) from error
-
-
-def check_settings(where: str, values: Mapping[str, float | None]) -> None:
-    """Raise a ValueError for the first training setting that breaks its rule; None passes."""
-    for name in ("epochs", "batch_size"):
-        value = values.get(name)
-        if value is not None and value < 1:
-            raise ValueError(f"{where}.{name} must be at least 1, got {value}")
-    rate = values.get("learning_rate")
-    if rate is not None and not (rate > 0 and math.isfinite(rate)):
-        raise ValueError(f"{where}.learning_rate must be above 0 and finite, got {rate}")
-    decay = values.get("weight_decay")
-    if decay is not None and not (decay >= 0 and math.isfinite(decay)):
-        raise ValueError(f"{where}.weight_decay must be 0 or more and finite, got {decay}")
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What a teacher says of the training rows (Hinton et al. 2015).
-
-    Parameters
-    ----------
-    logits
-        The teacher's, float32 ``[rows, classes]``.
-    temperature
-        Softens both distributions.
-    weight
-        Share of the teacher's term in the loss, 0 to 1; the labels have the rest.
-    """
-
-    logits: Tensor
-    temperature: float
-    weight: float
 
 
 def training_rows(data: Data, schema: Schema) -> Rows:
@@ -112,21 +36,27 @@ def training_rows(data: Data, schema: Schema) -> Rows:
         When there are none, only one class occurs, or a label is outside the schema's classes.
     """
     rows = data.rows(Role.TRAIN)
-    rows = rows.take(rows.labels >= 0)
+    regression = schema.task == "regression"
+    rows = rows.take(np.isfinite(rows.labels) if regression else rows.labels >= 0)
     if len(rows) == 0:
         raise DataError(
             "there is no labelled training row; wait for the labels of a later window, "
             "use more windows (data.train), or raise data.split.train"
         )
+    if not regression:
+        _require_classes(rows, schema)
+    return rows
+
+
+def _require_classes(rows: Rows, schema: Schema) -> None:
     present = np.unique(rows.labels)
     if present[-1] >= len(schema.classes):
         raise DataError(f"a training row has class index {present[-1]}, but the model knows {len(schema.classes)}")
     if len(present) < 2:
         raise DataError(
-            f"all {len(rows)} training rows are of the one class {schema.classes[present[0]]!r}; "
+            f"all {len(rows)} training rows are of the one class {schema.classes[int(present[0])]!r}; "
             "a classifier needs at least 2: use more windows (data.train), or set data.replay"
         )
-    return rows
 
 
 @contextlib.contextmanager
@@ -167,18 +97,18 @@ def fit(
     where: str,
     lesson: Lesson | None = None,
 ) -> float:
-    """Train ``network`` in place: SGD with Nesterov momentum, one cycle, cross entropy.
+    """Train ``network`` in place: SGD with Nesterov momentum, one cycle; give it back in eval mode.
 
     Parameters
     ----------
     parts
         The network's arguments over all rows, preprocessed.
     labels
-        Class indices, int64 ``[rows]``.
+        Class indices, int64 ``[rows]``; of a regression standardised labels, float32 ``[rows, 1]``.
     where
         What trains, for messages.
     lesson
-        A teacher's words on the same rows, to learn from beside the labels.
+        A teacher on the same rows, to learn from beside the labels.
 
     Returns
     -------
@@ -188,14 +118,28 @@ def fit(
     Raises
     ------
     PluginError
-        When the loss is no longer finite.
+        When the loss is no longer finite, or images are to be augmented and there are none.
+    OutOfTimeError
+        When the job's deadline passes, or after the first epoch is seen to be far out of reach.
     """
+    require_images(parts, settings, where)
     with workbench(job) as device:
-        network.to(device).train()
+        _lay_out(network.to(device), torch.channels_last)
+        placed = [p.to(device) for p in parts]
+        lecture = Lecture(lesson, network.eval(), placed, settings, device) if lesson else None
         try:
-            return _epochs(network, [p.to(device) for p in parts], labels.to(device), settings, job, where, lesson)
+            return _epochs(network.train(), placed, labels.to(device), settings, job, where, lecture)
         finally:
-            network.cpu().eval()
+            if lecture:
+                lecture.close()
+            _lay_out(network.cpu().eval(), torch.contiguous_format)
+
+
+def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
+    """Lay the weights of 2-d convolutions out as their kernels read them fastest."""
+    for weight in network.parameters():
+        if weight.dim() == 4:
+            weight.data = weight.data.contiguous(memory_format=layout)
 
 
 def _epochs(
@@ -205,35 +149,66 @@ def _epochs(
     settings: Settings,
     job: Job,
     where: str,
-    lesson: Lesson | None,
+    lecture: Lecture | None,
 ) -> float:
-    taught = lesson.logits.to(labels.device) if lesson else None
-    weights = [p for p in network.parameters() if p.requires_grad]
+    weights = [p for p in network.parameters() if p.requires_grad] + (lecture.weights if lecture else [])
     sgd = torch.optim.SGD(weights, lr=0.0, momentum=MOMENTUM, nesterov=True, weight_decay=settings.weight_decay)
-    order = torch.Generator().manual_seed(job.seed)
+    draws = torch.Generator().manual_seed(job.seed)
+    clock = Clock(job.deadline, where, settings.epochs)
+    half = torch.autocast(labels.device.type, torch.bfloat16, enabled=_halves(network, settings, labels.device))
     steps, step, mean = settings.epochs * len(_batches(torch.arange(len(labels)), settings)), 0, math.nan
     for epoch in range(settings.epochs):
         losses: list[Tensor] = []
-        for batch in _batches(torch.randperm(len(labels), generator=order), settings):
-            index = batch.to(labels.device)
+        for batch in _batches(torch.randperm(len(labels), generator=draws), settings):
+            clock.check(epoch)
+            index, view = batch.to(labels.device), View.draw(settings, len(batch), draws)
             sgd.param_groups[0]["lr"] = settings.learning_rate * one_cycle(step, steps)
-            logits = network(*(p[index] for p in parts))
-            loss = functional.cross_entropy(logits, labels[index])
-            if lesson is not None and taught is not None:
-                loss = (1 - lesson.weight) * loss + lesson.weight * _distance(logits, taught[index], lesson.temperature)
+            with half:
+                outputs = network(*pick(parts, index, view)).float()
+            loss = _loss(outputs, labels[index], settings.loss)
+            if lecture:
+                with half:
+                    lecture.ask(index, view)
+                loss = lecture.loss(outputs, loss)
             sgd.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             sgd.step()
             losses.append(loss.detach())
             step += 1
         mean = float(torch.stack(losses).mean())
-        if not math.isfinite(mean):
-            raise PluginError(
-                f"{where} diverged in epoch {epoch + 1} of {settings.epochs} (loss {mean}) at learning_rate "
-                f"{settings.learning_rate}; lower it, to {settings.learning_rate / 5:.2g} say, "
-                "or check the features for extreme values"
-            )
+        _require_finite(mean, epoch, settings, where)
+        if epoch == 0:
+            clock.project(1)
     return mean
+
+
+def _loss(outputs: Tensor, labels: Tensor, kind: Loss) -> Tensor:
+    if kind == "cross_entropy":
+        return functional.cross_entropy(outputs, labels)
+    return functional.mse_loss(outputs, labels) if kind == "squared" else functional.huber_loss(outputs, labels)
+
+
+def _require_finite(mean: float, epoch: int, settings: Settings, where: str) -> None:
+    if not math.isfinite(mean):
+        raise PluginError(
+            f"{where} diverged in epoch {epoch + 1} of {settings.epochs} (loss {mean}) at learning_rate "
+            f"{settings.learning_rate}; lower it, to {settings.learning_rate / 5:.2g} say, "
+            "or check the features for extreme values"
+        )
+
+
+def _halves(network: nn.Module, settings: Settings, device: torch.device) -> bool:
+    """Return whether the forward pass is to be bfloat16."""
+    if settings.precision != "auto":
+        return settings.precision == "bfloat16"
+    return _native_bfloat16(device) and any(isinstance(m, _ConvNd) for m in network.modules())
+
+
+def _native_bfloat16(device: torch.device) -> bool:
+    """Return whether the device computes bfloat16 itself, rather than in float32 behind the scenes."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _batches(order: Tensor, settings: Settings) -> list[Tensor]:
@@ -242,20 +217,12 @@ def _batches(order: Tensor, settings: Settings) -> list[Tensor]:
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
 
-def _distance(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """Return the Kullback-Leibler divergence of the softened distributions, on the scale of cross entropy."""
-    student = functional.log_softmax(logits / temperature, dim=1)
-    teacher = functional.log_softmax(taught / temperature, dim=1)
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
-
-
 def predict(network: nn.Module, parts: Sequence[Tensor], job: Job, batch: int = 512) -> Tensor:
-    """Return the network's logits on all rows, float32 ``[rows, classes]``."""
+    """Return the network's raw outputs on all rows, float32 ``[rows, outputs]``."""
     with workbench(job) as device, torch.inference_mode():
         network.to(device).eval()
         try:
-            count = len(parts[0])
-            slices = [slice(start, start + batch) for start in range(0, count, batch)]
+            slices = torch.split(torch.arange(len(parts[0])), batch)
             return torch.cat([network(*(p[s].to(device) for p in parts)).cpu() for s in slices])
         finally:
             network.cpu()
