@@ -52,41 +52,71 @@ class Sleeps(Works):
         return super().predict(inputs)
 
 
+class Names(Works):
+    """Writes its name down at each call."""
+
+    def __init__(self, name: str, order: list[str]) -> None:
+        super().__init__(20_000)
+        self.name, self.order = name, order
+
+    def predict(self, inputs: Arrays) -> npt.NDArray[np.float32]:
+        self.order.append(self.name)
+        return super().predict(inputs)
+
+
 def test_a_slower_rival_is_found_out() -> None:
-    latency = race(Sleeps(200), {"slow": Sleeps(800)}, ROWS, blocks=20, calls=4)["slow"]
+    latency = race(Sleeps(200), {"slow": Sleeps(800)}, ROWS, seconds=0.3)["slow"]
     assert latency.speedup.high < 0.75
     assert latency.speedup.low <= latency.speedup.value <= latency.speedup.high
     assert latency.p95_ms >= latency.p50_ms >= 0.8
 
 
 def test_a_faster_rival_is_found_out() -> None:
-    assert race(Sleeps(800), {"fast": Sleeps(200)}, ROWS, blocks=20, calls=4)["fast"].speedup.low > 1.3
+    assert race(Sleeps(800), {"fast": Sleeps(200)}, ROWS, seconds=0.3)["fast"].speedup.low > 1.3
 
 
 def test_equal_models_are_not_told_apart_most_of_the_time() -> None:
     apart = 0
     for seed in range(12):
-        speedup = race(Works(), {"same": Works()}, ROWS, blocks=30, calls=5, seed=seed)["same"].speedup
+        speedup = race(Works(), {"same": Works()}, ROWS, seconds=0.1, seed=seed)["same"].speedup
         apart += not speedup.low <= 1.0 <= speedup.high
     assert apart <= 4
 
 
-def test_each_rival_is_timed_beside_the_champion_with_whole_batches() -> None:
-    champion, rivals = Works(0), {"a": Works(0), "b": Works(0)}
-    timed = race(champion, rivals, ROWS, batch=7, blocks=3, calls=2)
+def test_rivals_are_timed_in_one_go_with_whole_batches() -> None:
+    order: list[str] = []
+    champion, rivals = Names("c", order), {name: Names(name, order) for name in "ab"}
+    timed = race(champion, rivals, ROWS, batch=7, seconds=0.05)
     assert set(timed) == {"a", "b"}
-    warm_up, timing = 4, 6
-    assert rivals["a"].batches == [7] * (warm_up + timing)
-    assert champion.batches == [7] * 2 * (warm_up + timing)
+    assert {size for session in (champion, *rivals.values()) for size in session.batches} == {7}
+    turns = [name for name, before in zip(order[1:], order, strict=False) if name != before]
+    assert {"a", "b", "c"} == set(turns[:3])
+    assert all(turns.count(name) >= 20 for name in "abc")
 
 
 def test_an_interval_that_is_too_wide_is_called_contended() -> None:
     class Restless(Works):
         def predict(self, inputs: Arrays) -> npt.NDArray[np.float32]:
-            self.turns = (self.turns * 7919 + 13) % 40_000
+            self.turns = (self.turns * 7919 + 13) % 400_000
             return super().predict(inputs)
 
-    assert race(Works(2000), {"restless": Restless()}, ROWS, blocks=12, calls=1)["restless"].contended
+    assert race(Works(2000), {"restless": Restless()}, ROWS, seconds=0.05)["restless"].contended
+
+
+def test_a_duel_keeps_its_time_unless_more_calls_are_asked_for() -> None:
+    begin = time.perf_counter()
+    few = race(Sleeps(1000), {"it": Sleeps(1000)}, ROWS, seconds=0.2)["it"]
+    assert time.perf_counter() - begin < 2
+    assert few.p99_ms is None
+    many = race(Sleeps(1000), {"it": Sleeps(1000)}, ROWS, seconds=0.2, calls=300)["it"]
+    assert many.calls >= 300 > few.calls
+    assert many.p99_ms is not None
+    assert many.p99_ms >= many.p95_ms
+
+
+def test_throughput_is_rows_a_second() -> None:
+    latency = race(Sleeps(1000), {"it": Sleeps(1000)}, ROWS, batch=5, seconds=0.1)["it"]
+    assert 500 < latency.throughput < 5000
 
 
 def hold(folder: str, ready: Any) -> None:

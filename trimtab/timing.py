@@ -1,48 +1,33 @@
-"""Paired, interleaved timing of a challenger beside the champion."""
+"""Paired, interleaved timing of rivals beside the champion: in one process, or in one process a model."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import filelock
 import numpy as np
-import numpy.typing as npt
-from scipy import stats
 
 from trimtab.data import Rows
-from trimtab.intervals import Interval
+from trimtab.duel import Contestant, Latency, Plan, duel
+from trimtab.energy import Meter
+from trimtab.errors import ArtifactError
+from trimtab.loadable import Loadable
 from trimtab.runtime import Session
+from trimtab.stopwatch import Burst, Feed, Stopwatch, draw_feeds
+from trimtab.worker import Worker, keep_feeds
 
-__all__ = ["Latency", "measuring_lock", "race"]
+__all__ = ["Latency", "compare", "measuring_lock", "peak_memory", "race"]
 
-CONTENDED = 0.20
-"""Relative width of a speed-up's interval beyond which the machine was not quiet enough to say."""
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Timing of one model beside the champion.
-
-    Parameters
-    ----------
-    p50_ms, p95_ms
-        Milliseconds of one call.
-    speedup
-        Champion's time over this model's: the median of paired blocks with a bootstrap interval.
-    contended
-        Whether the interval is too wide to say anything.
-    """
-
-    p50_ms: float
-    p95_ms: float
-    speedup: Interval
-    contended: bool
+SECONDS = 2.0
+"""Of timing for each rival: enough to tell 10 % apart at a batch of 32."""
+BURST_MS = 2.0
+BURST_APART_MS = 10.0
+"""Longer between processes, whose thread pools must wake up first and go to sleep afterwards."""
+PEAK_CALLS = 5
 
 
 @contextmanager
@@ -53,76 +38,148 @@ def measuring_lock(timeout: float = 600.0) -> Iterator[None]:
         yield
 
 
+class Given:
+    """A session that others loaded: it stays where it is."""
+
+    def __init__(self, session: Session, feeds: Sequence[Feed]) -> None:
+        self.time = Stopwatch(session, feeds).time
+
+    def load(self) -> None:
+        """Keep the session."""
+
+
+class Here:
+    """A model that is loaded in this process."""
+
+    def __init__(self, loadable: Loadable, feeds: Sequence[Feed], threads: int, batch: int) -> None:
+        self._loadable, self._feeds, self._threads, self._batch = loadable, feeds, threads, batch
+
+    def load(self) -> float:
+        """Load it while the former session still holds its memory, so that the new one lies elsewhere."""
+        begin = time.perf_counter()
+        self._watch = Stopwatch(self._loadable.load(self._threads, self._batch), self._feeds)
+        self._watch.time(0)
+        return time.perf_counter() - begin
+
+    def time(self, ms: float) -> Burst:
+        """Time calls in a row for ``ms`` milliseconds."""
+        return self._watch.time(ms)
+
+
 def race(
     champion: Session,
     rivals: Mapping[str, Session],
     rows: Rows,
     *,
     batch: int = 1,
-    blocks: int = 60,
-    calls: int = 8,
+    seconds: float = SECONDS,
+    calls: int = 0,
     confidence: float = 0.95,
+    meter: Meter | None = None,
     seed: int = 0,
 ) -> dict[str, Latency]:
-    """Time every rival beside the champion, interleaved, on real rows.
+    """Time sessions that are loaded already; see :func:`trimtab.duel.duel`.
 
-    Each block times ``calls`` calls of the champion and of the rival, in random order, so that load
-    on the machine meets both alike; the speed-up is the median over blocks of the ratio of the
-    blocks' medians. Its interval is a percentile bootstrap over blocks (Efron 1979), since calls
-    within a block are not independent.
+    The interval holds for these sessions as they lie in memory, not for the models: equal ones that
+    were loaded once each differ by a per cent, and :func:`compare` loads them again and again instead.
 
     Parameters
     ----------
     rows
-        Rows to predict; at least ``batch`` of them.
-    blocks, calls
-        Number of blocks, and of calls of either model in one.
+        Rows to predict; at least one.
+    batch
+        Rows in one call.
+    seconds
+        Of timing for each rival.
+    calls
+        Least number of calls of each rival; 299 give ``p99_ms`` at a confidence of 0.95.
     confidence
         Of each interval.
+    meter
+        Of energy; None: it is not measured.
+
+    Raises
+    ------
+    ArtifactError
+        When a session fails.
     """
-    rng = np.random.default_rng(seed)
-    feeds = _feeds(rows, batch, rng)
+    feeds = draw_feeds(rows, batch, np.random.default_rng(seed))
+    given = {name: Given(session, feeds) for name, session in rivals.items()}
     with measuring_lock():
-        return {name: _duel(champion, rival, feeds, blocks, calls, confidence, rng) for name, rival in rivals.items()}
+        timed = duel(Given(champion, feeds), given, Plan(batch, seconds, calls, BURST_MS, confidence, meter, seed))
+    if failed := next((found for found in timed.values() if isinstance(found, ArtifactError)), None):
+        raise failed
+    return {name: found for name, found in timed.items() if isinstance(found, Latency)}
 
 
-def _feeds(rows: Rows, batch: int, rng: np.random.Generator) -> list[dict[str, npt.NDArray[Any]]]:
-    draws = [rng.integers(0, len(rows), size=batch) for _ in range(16)]
-    return [{k: np.ascontiguousarray(v[index]) for k, v in rows.inputs.items()} for index in draws]
+def compare(
+    champion: Loadable,
+    rivals: Mapping[str, Loadable],
+    rows: Rows,
+    *,
+    threads: int = 1,
+    batch: int = 1,
+    seconds: float = SECONDS,
+    calls: int = 0,
+    confidence: float = 0.95,
+    meter: Meter | None = None,
+    seed: int = 0,
+) -> dict[str, Latency | ArtifactError]:
+    """Time models beside the champion; see :func:`trimtab.duel.duel`.
+
+    With one thread all are loaded in this process. With more each has a process of its own, since the
+    thread pools of several runtimes disturb each other in one; while one works the others wait.
+
+    Parameters
+    ----------
+    threads, batch
+        Threads that one call may use, and rows in one.
+    rows, seconds, calls, confidence, meter, seed
+        As for :func:`race`.
+
+    Returns
+    -------
+    dict
+        By rival: its timing, or why there is none; the others are timed all the same.
+
+    Raises
+    ------
+    ArtifactError
+        When the champion does not load or fails.
+    """
+    feeds = draw_feeds(rows, batch, np.random.default_rng(seed))
+    burst_ms = BURST_MS if threads == 1 else BURST_APART_MS
+    with measuring_lock(), _contestants([champion, *rivals.values()], feeds, threads, batch) as (first, *others):
+        plan = Plan(batch, seconds, calls, burst_ms, confidence, meter, seed)
+        return duel(first, dict(zip(rivals, others, strict=True)), plan)
 
 
-def _duel(
-    champion: Session,
-    rival: Session,
-    feeds: list[dict[str, npt.NDArray[Any]]],
-    blocks: int,
-    calls: int,
-    confidence: float,
-    rng: np.random.Generator,
-) -> Latency:
-    for session in (champion, rival):
-        _time(session, feeds, 2 * calls)
-    pairs = np.empty((blocks, 2, calls))
-    for block in range(blocks):
-        order = (0, 1) if rng.random() < 0.5 else (1, 0)
-        for side in order:
-            pairs[block, side] = _time((champion, rival)[side], feeds, calls)
-    medians = np.median(pairs, axis=2)
-    ratios = medians[:, 0] / medians[:, 1]
-    ci = stats.bootstrap(
-        (ratios,), np.median, confidence_level=confidence, n_resamples=2000, method="percentile", rng=rng
-    ).confidence_interval
-    speedup = Interval(float(np.median(ratios)), float(ci.low), float(ci.high))
-    times = pairs[:, 1].ravel()
-    width = (speedup.high - speedup.low) / speedup.value
-    return Latency(float(np.median(times)), float(np.percentile(times, 95)), speedup, bool(width > CONTENDED))
+@contextmanager
+def _contestants(
+    models: Sequence[Loadable], feeds: Sequence[Feed], threads: int, batch: int
+) -> Iterator[list[Contestant]]:
+    if threads == 1:
+        yield [Here(model, feeds, threads, batch) for model in models]
+        return
+    with keep_feeds(feeds) as path, ExitStack() as stack:
+        yield [stack.enter_context(Worker(model, path, threads, batch)) for model in models]
 
 
-def _time(session: Session, feeds: list[dict[str, npt.NDArray[Any]]], calls: int) -> npt.NDArray[np.float64]:
-    times = np.empty(calls)
-    for call in range(calls):
-        feed = feeds[call % len(feeds)]
-        begin = time.perf_counter_ns()
-        session.predict(feed)
-        times[call] = (time.perf_counter_ns() - begin) / 1e6
-    return times
+def peak_memory(loadable: Loadable, rows: Rows, *, threads: int = 1, batch: int = 1) -> float:
+    """Return the megabytes (10^6 bytes) by which loading a model and calling it make a process grow at most.
+
+    Taken in a process of its own, which has imported the runtime's library and holds the inputs already:
+    the growth of its resident high-water mark from before the loading until after 5 calls. It holds the
+    weights in whatever form the runtime keeps them, what the runtime sets up for its first model, the
+    file while it is read, and the working memory of the calls; neither the library nor the interpreter
+    (tens to hundreds of megabytes), nor what a longer life adds. It repeats to about 10 %, and to no less
+    than the few hundred kilobytes in which memory is taken from the system.
+
+    Raises
+    ------
+    ArtifactError
+        When the model does not load or fails.
+    """
+    feeds = draw_feeds(rows, batch, np.random.default_rng(0))
+    with keep_feeds(feeds) as path, Worker(loadable, path, threads, batch) as worker:
+        return worker.peak(PEAK_CALLS)
