@@ -13,13 +13,13 @@ from trimtab import champion, first, round
 from trimtab.data import Rows
 from trimtab.errors import ArtifactError, DataError, InputError, ServiceError, SettingsError
 from trimtab.journal import Quality, Round
-from trimtab.metric import correctness
+from trimtab.metric import answer, score
 from trimtab.monitor import Answer, Finding, Monitor, Sample
 from trimtab.parts import Parts
 from trimtab.round import optimize
 from trimtab.serving import Serving
 from trimtab.trigger import Action, Decision
-from trimtab.window import MISSING_LABEL, Window
+from trimtab.window import Window, arrived
 
 __all__ = ["Report", "watch"]
 
@@ -272,7 +272,7 @@ def _judge(
     problems, findings = _ask(parts, [m for m in parts.monitors if m.needs_labels], serving, sample)
     _record_quality(parts, window.number, served, serving, sample)
     parts.journal.record_findings(findings, serving.version, closed)
-    missing = sample.labels is not None and bool((sample.labels == MISSING_LABEL).any())
+    missing = sample.labels is not None and not arrived(sample.labels).all()
     if not (missing and any(f.answer is Answer.UNKNOWN for f in findings)):
         parts.journal.mark_labelled(window.number)
     return problems, findings
@@ -282,12 +282,12 @@ def _record_quality(parts: Parts, number: int, served: int | None, serving: Serv
     """Record the quality of the champion that served, of the present and of the first, on the same rows."""
     if sample.labels is None:
         return
-    have = sample.labels != MISSING_LABEL
+    have = arrived(sample.labels)
     rows = Rows(sample.inputs, sample.labels, np.arange(len(sample), dtype=np.uint64)).take(have)
     for version in {served or serving.version, serving.version, parts.journal.promotions()[0].version}:
         try:
-            right = correctness(champion.load(parts, version).session, rows)
+            value = score(parts.metric, answer(champion.load(parts, version).session, rows))
         except ArtifactError as error:  # an old version is for comparison only: the watch goes on without it
             parts.journal.record("error", {"version": version, "message": str(error)}, f"lost:{version}")
             continue
-        parts.journal.record_quality(Quality(number, version, int(right.sum()), len(rows)))
+        parts.journal.record_quality(Quality(number, version, value, len(rows)))

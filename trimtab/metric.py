@@ -177,7 +177,7 @@ class Accuracy(_OfRows):
     def values(self, outputs: Outputs, labels: Labels) -> Floats:
         """Return 1 for each row whose most probable class is its label, else 0 (float64 ``[rows]``)."""
         right = (outputs.argmax(axis=1) == labels) & np.isfinite(outputs).all(axis=1)
-        return right.astype(np.float64)
+        return np.asarray(right, dtype=np.float64)
 
 
 @dataclass(frozen=True)

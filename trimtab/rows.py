@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,42 @@ import numpy.typing as npt
 import pandas as pd
 
 from trimtab.artifact import fill_folder, read_json, write_json
-from trimtab.data import FITTED, Data, Role, Rows, assign, group_keys, leaks
+from trimtab.data import FITTED, Data, Role, Rows, assign, group_keys, leaks, segments_of
 from trimtab.errors import DataError
+from trimtab.journal import Journal
+from trimtab.monitor import Answer
 from trimtab.parts import Parts, source_of
-from trimtab.settings import Project
-from trimtab.window import MISSING_LABEL, Schema, Window
+from trimtab.settings import DataSettings, Project
+from trimtab.window import Schema, Window, arrived
 
-__all__ = ["Prepared", "golden", "golden_rows", "prepare", "slug"]
+__all__ = ["Prepared", "Selection", "golden", "golden_rows", "prepare", "slug", "training_windows"]
+
+QUIET = 2
+"""Windows in a row without an alarm that end a change."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which windows a round's rows come from.
+
+    Parameters
+    ----------
+    newest
+        Windows whose rows are used in every role.
+    older
+        Share of the training rows that is used of each older window; their other rows are not.
+    replayed
+        Windows of which a few training rows are drawn, against forgetting.
+    """
+
+    newest: tuple[int, ...]
+    older: Mapping[int, float] = field(default_factory=dict)
+    replayed: tuple[int, ...] = ()
+
+    def without(self, number: int) -> Selection:
+        """Return the selection without one window."""
+        newest, replayed = (tuple(n for n in part if n != number) for part in (self.newest, self.replayed))
+        return Selection(newest, {n: share for n, share in self.older.items() if n != number}, replayed)
 
 
 @dataclass(frozen=True)
@@ -64,17 +94,51 @@ def slug(operation: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", operation)
 
 
-def prepare(parts: Parts, operation: str, schema: Schema, newest: Sequence[int], older: Sequence[int] = ()) -> Prepared:
+def training_windows(journal: Journal, settings: DataSettings, closed: int) -> Selection:
+    """Return the labelled windows that a round works on, by ``data.train``.
+
+    Parameters
+    ----------
+    closed
+        The newest window that had closed when the round was asked for.
+    """
+    quarantined = journal.quarantined()
+    labelled = [w.number for w in journal.windows() if w.labelled and w.number <= closed]
+    usable = [0, *(n for n in labelled if n not in quarantined and n != 0)]
+    train = settings.train
+    count = max(1, train.windows)
+    if train.rule == "since change" and (since := _change(journal, closed)) is not None:
+        count = max(1, sum(n >= since for n in usable))
+    newest, older = usable[-count:], usable[:-count]
+    if train.rule in ("last", "since change"):
+        return Selection(tuple(newest), {}, tuple(older))
+    return Selection(tuple(newest), {n: _share(train.rule, (usable[-1] - n) // count) for n in older})
+
+
+def _share(rule: str, half_lives: int) -> float:
+    return 1.0 if rule == "all" else 0.5**half_lives
+
+
+def _change(journal: Journal, closed: int) -> int | None:
+    """Return the window in which what the monitors last said of the present champion's data began; None: nothing."""
+    promotions = journal.promotions()
+    found = journal.findings(promotions[-1].version) if promotions else []
+    alarms = sorted({f.window for tick, f in found if tick <= closed and f.answer in (Answer.MOVED, Answer.WORSE)})
+    if not alarms:
+        return None
+    begins = [now for before, now in itertools.pairwise(alarms) if now - before > QUIET]
+    return begins[-1] if begins else alarms[0]
+
+
+def prepare(parts: Parts, operation: str, schema: Schema, windows: Selection) -> Prepared:
     """Gather the labelled rows of windows, give each its role, and seal the split.
 
     Parameters
     ----------
     operation
         What the rows are for; the same operation gets the same rows again.
-    newest
-        Windows whose rows are used in every role.
-    older
-        Windows of which only training rows are drawn, for replay.
+    windows
+        Where the rows come from.
 
     Raises
     ------
@@ -84,26 +148,27 @@ def prepare(parts: Parts, operation: str, schema: Schema, newest: Sequence[int],
     folder = parts.folder / "rounds" / slug(operation) / "rows"
     if not folder.is_dir():
         with fill_folder(folder) as draft:
-            _lay_down(parts, schema, newest, older, draft)
+            _lay_down(parts, schema, windows, draft)
     data = Data.write(folder / "data", {})
     counts = read_json(folder / "counts.json")
     parts.journal.seal(operation, data.digest, counts)
     return Prepared(folder, data, counts)
 
 
-def _lay_down(parts: Parts, schema: Schema, newest: Sequence[int], older: Sequence[int], folder: Path) -> None:
-    frames, rows, roles = _gather(parts, schema, newest)
-    if not (roles == Role.TRAIN).any():
-        raise DataError(
-            f"windows {list(newest)} hold no labelled training row; check source.label "
-            f"({parts.project.source.label!r}), window.label_delay and data.split"
-        )
-    replayed = _replay(parts, schema, older, int((roles == Role.TRAIN).sum()))
-    trained = rows if replayed is None else Rows.join([rows, replayed])
+def _lay_down(parts: Parts, schema: Schema, windows: Selection, folder: Path) -> None:
+    if not len(parts.window(0).frame):
+        windows = windows.without(0)
+    frames, rows, roles = _gather(parts, schema, windows.newest)
+    added = _only_trained(parts, schema, windows, rows.take(roles == Role.TRAIN))
+    trained = Rows.join([rows, *added])
     leaked = leaks(trained, np.append(roles, [str(Role.TRAIN)] * (len(trained) - len(rows))))[: len(rows)]
     by_role = {role: rows.take((roles == role) & ~leaked) for role in Role}
-    if replayed is not None:
-        by_role[Role.TRAIN] = Rows.join([by_role[Role.TRAIN], replayed])
+    by_role[Role.TRAIN] = Rows.join([by_role[Role.TRAIN], *added])
+    if not len(by_role[Role.TRAIN]):
+        raise DataError(
+            f"windows {[*windows.newest]} hold no labelled training row; check source.label "
+            f"({parts.project.source.label!r}), window.label_delay and data.split"
+        )
     Data.write(folder / "data", by_role)
     held_back = frames[~np.isin(roles, FITTED) & ~leaked]
     _thin(held_back, parts.project.data.reference_rows, parts.project.seed).pipe(_flat, schema).to_parquet(
@@ -112,12 +177,9 @@ def _lay_down(parts: Parts, schema: Schema, newest: Sequence[int], older: Sequen
     fitted = np.concatenate([by_role[role].groups for role in FITTED])
     groups = fitted if schema.group is not None else np.zeros(0, np.uint64)
     np.savez(folder / "fitted.npz", groups=np.unique(groups))
+    older, replayed = (len(part) for part in added)
     counts: dict[str, Any] = {str(role): len(r) for role, r in by_role.items()}
-    counts |= {
-        "leaked": int(leaked.sum()),
-        "replayed": 0 if replayed is None else len(replayed),
-        "windows": list(newest),
-    }
+    counts |= {"leaked": int(leaked.sum()), "older": older, "replayed": replayed, "windows": [*windows.newest]}
     write_json(folder / "counts.json", counts)
 
 
@@ -132,20 +194,35 @@ def _labelled(parts: Parts, schema: Schema, window: Window) -> tuple[pd.DataFram
     keys = group_keys(window.frame, schema, data.block, window.span.start)
     roles, groups = assign(keys, data.split.shares, parts.split_key)
     labels = schema.encode_labels(window.frame)
-    have = labels != MISSING_LABEL
+    have = arrived(labels)
     frame = window.frame[have]
-    return frame, Rows(schema.encode(frame), labels[have], groups[have]), roles[have]
+    return frame, Rows(schema.encode(frame), labels[have], groups[have], segments_of(frame, data.segments)), roles[have]
 
 
-def _replay(parts: Parts, schema: Schema, older: Sequence[int], training: int) -> Rows | None:
+def _only_trained(parts: Parts, schema: Schema, windows: Selection, newest: Rows) -> tuple[Rows, Rows]:
+    """Return the training rows of older windows, and what is replayed beside these and the newest ones."""
+    nothing = newest.take(np.zeros(0, dtype=np.int64))
+    older = Rows.join([nothing, *(_aged(_training(parts, schema, [n]), s) for n, s in windows.older.items())])
     share = parts.project.data.replay
-    wanted = round(training * share / (1 - share))
-    if not older or not wanted:
-        return None
-    _, rows, roles = _gather(parts, schema, older)
-    pool = np.flatnonzero(roles == Role.TRAIN)
+    wanted = round((len(newest) + len(older)) * share / (1 - share))
+    if not windows.replayed or not wanted:
+        return older, nothing
+    pool = _training(parts, schema, windows.replayed)
     rng = np.random.default_rng(parts.project.seed)
-    return rows.take(np.sort(rng.choice(pool, size=min(wanted, len(pool)), replace=False)))
+    return older, pool.take(np.sort(rng.choice(len(pool), size=min(wanted, len(pool)), replace=False)))
+
+
+def _training(parts: Parts, schema: Schema, numbers: Sequence[int]) -> Rows:
+    _, rows, roles = _gather(parts, schema, numbers)
+    return rows.take(roles == Role.TRAIN)
+
+
+def _aged(rows: Rows, share: float) -> Rows:
+    """Return a share of the rows, by their groups' hash: what is left out once stays out as the window ages.
+
+    The roles follow from the hash's high bits; these are the low ones, which know nothing of those.
+    """
+    return rows.take((rows.groups & np.uint64(0xFFFFFFFF)).astype(np.float64) < share * 2**32)
 
 
 def _thin(frame: pd.DataFrame, most: int, seed: int) -> pd.DataFrame:
@@ -180,5 +257,5 @@ def golden_rows(project: Project, schema: Schema, split_key: str) -> Rows | None
     roles, groups = assign(keys, project.data.split.shares, split_key)
     keep = ~np.isin(roles, FITTED) if schema.group is not None else np.ones(len(frame), dtype=bool)
     labels = schema.encode_labels(frame)
-    keep &= labels != MISSING_LABEL
+    keep &= arrived(labels)
     return Rows(schema.encode(frame[keep]), labels[keep], groups[keep])

@@ -102,7 +102,7 @@ def window_rows(journal: Journal) -> list[dict[str, Any]]:
                 "decision": w.action.value if w.action is not None else None,
                 "reasons": list(w.reasons),
                 "champion": w.champion,
-                "quality": None if quality is None or not quality.rows else quality.value,
+                "quality": None if quality is None or not quality.told else quality.value,
                 "labelled_rows": 0 if quality is None else quality.rows,
                 "at": w.at,
             }
@@ -118,21 +118,22 @@ def _worst(findings: Sequence[Finding]) -> str:
 
 
 def mean_quality(journal: Journal) -> dict[str, float | int | None]:
-    """Return the mean quality over windows of the champions that served, and of the first had it stayed."""
+    """Return the mean quality over windows of the champions that served, and of the first had it stayed.
+
+    Windows count by their labelled rows.
+    """
     promotions = journal.promotions()
-    by_key = {(q.window, q.version): q for q in journal.qualities() if q.rows}
+    by_key = {(q.window, q.version): q for q in journal.qualities() if q.told}
     served = {w.number: w.champion for w in journal.windows()}
     pairs = [
         (by_key[n, v], by_key[n, promotions[0].version])
         for n, v in served.items()
         if v is not None and (n, v) in by_key and (n, promotions[0].version) in by_key
     ]
-    if not pairs:
-        return {"windows": 0, "served": None, "never_replaced": None}
     return {
         "windows": len(pairs),
-        "served": math.fsum(a.value for a, _ in pairs) / len(pairs),
-        "never_replaced": math.fsum(b.value for _, b in pairs) / len(pairs),
+        "served": _mean([a for a, _ in pairs]),
+        "never_replaced": _mean([b for _, b in pairs]),
     }
 
 
@@ -145,19 +146,20 @@ def gained(journal: Journal) -> Mapping[str, Any] | None:
     asked = next((r for r in journal.rounds() if r.operation == promotions[-1].operation), None)
     closed = asked.window if asked is not None else 0
     after = {q.window for q in journal.qualities() if q.version == last and q.window > closed}
-    shares = {version: _share(journal.qualities(), version, after) for version in (first, last)}
+    qualities = [q for q in journal.qualities() if q.window in after and q.told]
+    told = {version: [q for q in qualities if q.version == version] for version in (first, last)}
     return {
         "first": first,
         "champion": last,
         "windows": sorted(after),
-        "rows": shares[last][1],
-        "quality_before": shares[first][0],
-        "quality_after": shares[last][0],
+        "rows": sum(q.rows for q in told[last]),
+        "quality_before": _mean(told[first]),
+        "quality_after": _mean(told[last]),
         **(asked.detail.get("against_first", {}) if asked is not None else {}),
     }
 
 
-def _share(qualities: Sequence[Quality], version: int, windows: set[int]) -> tuple[float | None, int]:
-    mine = [q for q in qualities if q.version == version and q.window in windows]
-    rows = sum(q.rows for q in mine)
-    return (sum(q.right for q in mine) / rows if rows else None), rows
+def _mean(qualities: Sequence[Quality]) -> float | None:
+    """Return the mean value, windows counting by their rows; None of none."""
+    rows = sum(q.rows for q in qualities)
+    return math.fsum(q.value * q.rows for q in qualities) / rows if rows else None
