@@ -144,7 +144,7 @@ class Material:
         trainer = self.trainer or discover.build(
             "trainers",
             "torch.classifier",
-            {"factory": "trimtab_torch.networks:Mlp", "arguments": {"hidden": [32, 32]}, "epochs": 3},
+            {"factory": "trimtab_torch.networks:Mlp", "arguments": {"hidden": [32, 32], "norm": True}, "epochs": 3},
             "model",
         )
         model: Model = trainer.fit(self.data, self.job("parent"))
