@@ -60,10 +60,10 @@ class Drift:
 
     Numbers by the Kolmogorov-Smirnov test and the Wasserstein distance in reference standard
     deviations, categories by the chi-square test and the Jensen-Shannon distance, tensors by mean,
-    standard deviation and gradient energy, the champion by its confidence and the principal
-    components of its embedding, missing values by their rate. A column alarms when its p-value,
-    adjusted after Holm, is at most alpha *and* its effect exceeds the limit. The tests are
-    the same for every number of rows.
+    standard deviation and gradient energy, the champion by its confidence (in a regression its
+    predictions) and the principal components of its embedding, missing values by their rate. A column
+    alarms when its p-value, adjusted after Holm, is at most alpha *and* its effect exceeds the limit.
+    The tests are the same for every number of rows.
 
     Parameters
     ----------

@@ -31,7 +31,8 @@ class Integrity:
     Broken are: no rows; a column that is missing, occurs twice, or became another type or shape; a
     column without a single value, or with far more missing values than in the reference; infinities;
     values beyond *declared* bounds or categories; the same id twice; a label outside the classes, or
-    labels that all are one class. Values beyond what was merely observed are never broken.
+    labels that all are one class; in a regression, a label that is no finite number. Values beyond what
+    was merely observed are never broken.
 
     Parameters
     ----------
@@ -128,6 +129,9 @@ class Integrity:
 
     def _labels(self, schema: Schema, reference: pd.DataFrame, frame: pd.DataFrame) -> Iterator[str]:
         if schema.label is None or not _once(schema.label, frame):
+            return
+        if schema.task == "regression":
+            yield from _number_labels(schema.label, frame[schema.label].dropna())
             return
         counts = _class_counts(schema, frame)
         unknown = {repr(value): n for value, n in counts.items() if schema.code_of(value) is None}
@@ -280,6 +284,16 @@ def _duplicated_ids(schema: Schema, frame: pd.DataFrame) -> Iterator[str]:
         yield (
             f"id column {schema.id!r}: {len(twice)} ids occur more than once ({extra} rows too many): "
             f"{_most_common(twice)}; drop the copies in the source"
+        )
+
+
+def _number_labels(name: str, labels: pd.Series[Any]) -> Iterator[str]:
+    numbers = pd.to_numeric(labels, errors="coerce").to_numpy(dtype=np.float64)
+    wrong = Counter(repr(_whole(v)) for v in labels[~np.isfinite(numbers)].tolist())
+    if wrong:
+        yield (
+            f"label column {name!r}: {sum(wrong.values())} of {len(labels)} labels are no finite numbers: "
+            f"{_most_common(wrong)}; mend the source, or send them as missing"
         )
 
 

@@ -138,9 +138,9 @@ def tabulate(reference: Sample, current: Sample, components: int) -> Table:
     """Return the statistics of both samples.
 
     Features as they are; of each tensor ``<name>.mean``, ``.sd`` and ``.gradient``; ``confidence``, the
-    champion's largest probability; ``embedding.1`` … of its last hidden layer,
-    fitted on both samples together; and ``<name>.missing``
-    of each feature that misses values in either sample.
+    champion's largest probability, or ``prediction``, its answer in a regression; ``embedding.1`` … of its
+    last hidden layer, fitted on both samples together; and ``<name>.missing`` of each feature that
+    misses values in either sample.
 
     Parameters
     ----------
@@ -155,6 +155,9 @@ def tabulate(reference: Sample, current: Sample, components: int) -> Table:
             _add_feature(table, column, reference, current)
     if reference.probabilities is not None and current.probabilities is not None:
         table.add("confidence", "numeric", reference.probabilities.max(axis=1), current.probabilities.max(axis=1))
+    if reference.predictions is not None and current.predictions is not None:
+        before, now = (_finite(predictions[:, 0]) for predictions in (reference.predictions, current.predictions))
+        table.add("prediction", "numeric", before, now)
     if components:
         _add_embedding(table, reference, current, components)
     return table.finish()
@@ -194,8 +197,11 @@ def _add_feature(table: _Draft, column: Column, reference: Sample, current: Samp
 
 
 def _read_numbers(values: pd.Series[Any], column: Column) -> Floats:
-    numbers = np.asarray(pd.to_numeric(values, errors="coerce"), dtype=np.float64)
-    return np.where(np.isfinite(numbers), numbers, np.nan)
+    return _finite(np.asarray(pd.to_numeric(values, errors="coerce")))
+
+
+def _finite(numbers: npt.NDArray[Any]) -> Floats:
+    return np.where(np.isfinite(numbers), numbers.astype(np.float64), np.nan)
 
 
 def _read_levels(values: pd.Series[Any], column: Column) -> npt.NDArray[Any]:
