@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import io
 import logging
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,8 +21,11 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role, Rows
-from trimtab.errors import DataError, PluginError
+from trimtab.errors import DataError, OutOfTimeError, PluginError, SettingsError, TrimtabError, nearest
 from trimtab.technique import About, Job
+from trimtab_onnx.runtime import OnnxRuntime
+from trimtab_onnx.sensitivity import Answers, Outcome, loss, put_back
+from trimtab_onnx.slim import slim
 
 __all__ = ["QuantizeStatic"]
 
@@ -29,6 +34,7 @@ METHODS = {
     "entropy": quantization.CalibrationMethod.Entropy,
     "percentile": quantization.CalibrationMethod.Percentile,
 }
+ACTIVATIONS = {"u8": quantization.QuantType.QUInt8, "s8": quantization.QuantType.QInt8}
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 FLOAT_ONLY = frozenset({"Softmax"})
 CHUNK = 32
@@ -42,14 +48,33 @@ class QuantizeStatic:
     float; its defaults make it slower. Preprocessing, softmax and both outputs stay float. Small
     models (tens of microseconds) gain nothing: measure before you believe.
 
+    When more than ``max_drop`` is lost on held-out rows, each layer is quantized alone to see how much it
+    hurts, and the worst go back into float one after another until it holds, or half of them are float.
+    What is lost is judged by the float model's own probabilities, so it takes no label.
+
     Parameters
     ----------
     method
         How ranges of activations come from the rows: ``minmax``, ``entropy`` or ``percentile``.
+    percentile
+        Of the values that a range spans, in percent; for ``method: percentile``.
+    activation
+        Type of the activations: ``u8``, or ``s8`` (for ARM; on x86 slower than float).
     per_channel
         One scale per output channel of a weight instead of one per weight.
+    max_drop
+        Largest loss of quality, as a fraction (0.01 = one point of accuracy), before layers go back into
+        float; None takes whatever comes.
+    keep_float
+        Layers that stay float in any case, as the facts name them, with ``*`` for any text.
     rows
-        Most rows to calibrate on: the first of the calibration rows, else of the training rows.
+        Most rows to calibrate on (the first of the calibration rows, else of the training rows), and most
+        to judge the loss on (of the search rows, else those).
+
+    Notes
+    -----
+    The quantizer and its calibration are onnxruntime's; sensitivity by quantizing one layer at a time is
+    that of Wu et al. 2020, "Integer Quantization for Deep Learning Inference".
 
     Examples
     --------
@@ -60,7 +85,11 @@ class QuantizeStatic:
     """
 
     method: Literal["minmax", "entropy", "percentile"] = "minmax"
+    percentile: float = 99.99
+    activation: Literal["u8", "s8"] = "u8"
     per_channel: bool = True
+    max_drop: float | None = 0.01
+    keep_float: tuple[str, ...] = ()
     rows: int = 256
 
     about: ClassVar[About] = About(
@@ -76,6 +105,12 @@ class QuantizeStatic:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"quantize.static.method must be one of {', '.join(METHODS)}, got {self.method!r}")
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"quantize.static.percentile must be above 50 and at most 100, got {self.percentile}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"quantize.static.activation must be u8 or s8, got {self.activation!r}")
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
+            raise ValueError(f"quantize.static.max_drop must be in [0, 1), or null, got {self.max_drop}")
         if self.rows < 1:
             raise ValueError(f"quantize.static.rows must be at least 1, got {self.rows}")
 
@@ -86,68 +121,151 @@ class QuantizeStatic:
         ------
         DataError
             When there is no row to calibrate on.
+        OutOfTimeError
+            When ``job.deadline`` passes while it looks for sensitive layers.
         PluginError
             When the graph has nothing to quantize, or onnxruntime fails at it.
+        SettingsError
+            When ``keep_float`` names a layer that the model does not have.
         """
-        rows = _calibration_rows(data, self.rows)
+        rows = _first(data, self.rows, Role.CALIBRATION, Role.TRAIN)
         outputs = [o.name for o in onnx.load(str(model.folder / "model.onnx"), load_external_data=False).graph.output]
         with tempfile.TemporaryDirectory() as scratch, _quiet():
-            prepared = Path(scratch) / "prepared.onnx"
             try:
-                self._prepare(model.folder / "model.onnx", prepared)
-                nodes = quantizable(list(onnx.load(str(prepared)).graph.node))
-                self._quantize(prepared, job.folder / "model.onnx", nodes, rows)
-            except (DataError, PluginError):
+                # Infers every shape and folds constants, without which the quantizer misses nodes.
+                prepared = Path(scratch) / "prepared.onnx"
+                quant_pre_process(str(model.folder / "model.onnx"), str(prepared), auto_merge=True)
+                layers = layers_of(onnx.load(str(prepared)).graph)
+                draft = _Draft(self, prepared, layers, rows, _kept(self.keep_float, layers))
+                outcome = self._settle(model, draft, _first(data, self.rows, Role.SEARCH, Role.CALIBRATION), job)
+            except TrimtabError:
                 raise
             except Exception as error:  # onnxruntime's quantizer raises whatever it trips over
                 raise PluginError(
                     f"quantize.static failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}; "
                     "leave quantize.static out of optimize.techniques"
                 ) from error
-        quantized = onnx.load(str(job.folder / "model.onnx"))
+            quantized = slim(onnx.load(str(draft.path)))
         if (found := [o.name for o in quantized.graph.output]) != outputs:
             raise PluginError(f"quantize.static changed the outputs {outputs} into {found}; leave it out")
-        facts = {**model.facts, "quantized_nodes": len(nodes), "calibration_rows": len(rows), "method": self.method}
-        write_json(job.folder / "facts.json", facts)
+        onnx.save_model(quantized, str(job.folder / "model.onnx"))
+        in_float = {*draft.kept, *outcome.in_float}
+        facts = {
+            "method": self.method,
+            "calibration_rows": len(rows),
+            "quantized_nodes": sum(len(nodes) for name, nodes in layers.items() if name not in in_float),
+            "quantized_layers": [name for name in layers if name not in in_float],
+            "kept_in_float": [name for name in layers if name in in_float],
+            "lost": outcome.lost,
+        }
+        write_json(job.folder / "facts.json", {**model.facts, **facts})
         return Model.at(job.folder, ONNX)
 
-    def _prepare(self, source: Path, target: Path) -> None:
-        """Infer every shape and fold constants, without which the quantizer misses nodes."""
-        quant_pre_process(str(source), str(target), auto_merge=True)
+    def _settle(self, model: Model, draft: _Draft, rows: Rows, job: Job) -> Outcome:
+        """Leave the best draft on disk: everything quantized, less what has to be float."""
+        runtime = OnnxRuntime()
+        before = runtime.load(model, job.threads).predict(rows.inputs)
 
-    def _quantize(self, source: Path, target: Path, nodes: Sequence[onnx.NodeProto], rows: Rows) -> None:
-        if not nodes:
+        def lost(in_float: frozenset[str]) -> float:
+            if job.deadline is not None and time.monotonic() > job.deadline:
+                raise OutOfTimeError(
+                    "quantize.static ran out of time while it looked for sensitive layers; raise optimize.minutes, "
+                    "or set quantize.static.max_drop: null"
+                )
+            draft.write(in_float)
+            after: Answers = runtime.load(draft.model, job.threads).predict(rows.inputs)
+            return loss(before, after)
+
+        free = [name for name in draft.layers if name not in draft.kept]
+        return put_back(free, lost, float("inf") if self.max_drop is None else self.max_drop)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A quantized model on disk that is written again and again, with ranges that are calibrated once."""
+
+    settings: QuantizeStatic
+    prepared: Path
+    layers: dict[str, list[onnx.NodeProto]]
+    rows: Rows
+    kept: frozenset[str]
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.layers:
             raise PluginError(
                 "quantize.static finds nothing to quantize: the graph has no convolution or matrix product "
                 "with constant weights; leave quantize.static out of optimize.techniques for this model"
             )
+        object.__setattr__(self, "folder", self.prepared.parent / "draft")
+        self.folder.mkdir()
+
+    @property
+    def path(self) -> Path:
+        return self.folder / "model.onnx"
+
+    @property
+    def model(self) -> Model:
+        return Model.at(self.folder, ONNX)
+
+    def write(self, in_float: frozenset[str]) -> None:
+        """Quantize every layer but these and those that were to stay float in any case."""
+        skipped = self.kept | in_float
+        quantized = [n.name for name, nodes in self.layers.items() if name not in skipped for n in nodes]
+        if not quantized:
+            raise PluginError("quantize.static.keep_float leaves nothing to quantize; name fewer layers")
+        everything = [node for nodes in self.layers.values() for node in nodes]
         quantization.quantize_static(
-            str(source),
-            str(target),
-            _Reader(rows),
+            str(self.prepared),
+            str(self.path),
+            _Reader(self.rows),
             quant_format=quantization.QuantFormat.QDQ,
-            nodes_to_quantize=[n.name for n in nodes],
+            nodes_to_quantize=quantized,
             # Left to itself it would also calibrate preprocessing, where missing numbers are NaN.
-            op_types_to_quantize=sorted({n.op_type for n in nodes}),
-            per_channel=self.per_channel,
-            activation_type=quantization.QuantType.QUInt8,
+            op_types_to_quantize=sorted({n.op_type for n in everything}),
+            per_channel=self.settings.per_channel,
+            activation_type=ACTIVATIONS[self.settings.activation],
             weight_type=quantization.QuantType.QInt8,
-            calibrate_method=METHODS[self.method],
+            calibrate_method=METHODS[self.settings.method],
+            calibration_cache_path=self.prepared.with_name("ranges.json"),
+            # onnxruntime rounds a float bias to the same 32 bits when it loads the file, which is smaller so.
+            extra_options={"CalibPercentile": self.settings.percentile, "QuantizeBias": False},
         )
 
 
-def quantizable(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Return the weighted nodes and those downstream of one, softmax excepted: what lies before is preprocessing."""
+def layers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return what can be quantized, layer by layer: a weighted node, and the nodes after it up to the next.
+
+    What lies before the first weighted node is preprocessing; a softmax stays float.
+    """
+    constants = {t.name for t in graph.initializer}
     reached: set[str] = set()
-    chosen: list[onnx.NodeProto] = []
-    weighted = False
-    for node in nodes:
-        if node.op_type in WEIGHTED or reached & set(node.input):
-            weighted = weighted or node.op_type in WEIGHTED
-            reached |= set(node.output)
-            if node.op_type not in FLOAT_ONLY:
-                chosen.append(node)
-    return chosen if weighted else []
+    layers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        if node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in constants:
+            layers[_layer_name(node, layers)] = [node]
+        elif node.op_type not in FLOAT_ONLY and reached & set(node.input):
+            layers[next(reversed(layers))].append(node)
+        elif not reached & set(node.input):
+            continue
+        reached |= set(node.output)
+    return layers
+
+
+def _layer_name(node: onnx.NodeProto, taken: dict[str, list[onnx.NodeProto]]) -> str:
+    """Name a layer by its weight, which is how the network's author knows it; by its node where two share one."""
+    name = str(node.input[1]).removesuffix(".weight")
+    return str(node.name) if name in taken else name
+
+
+def _kept(patterns: Sequence[str], layers: dict[str, list[onnx.NodeProto]]) -> frozenset[str]:
+    for pattern in patterns:
+        if not fnmatch.filter(layers, pattern):
+            raise SettingsError(
+                f"quantize.static.keep_float: {pattern!r} is no layer of the model, which has {', '.join(layers)}."
+                f"{nearest(pattern, layers)}"
+            )
+    return frozenset(name for pattern in patterns for name in fnmatch.filter(layers, pattern))
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -165,8 +283,9 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         return dict(self._rows.take(part).inputs) if len(part) else None
 
 
-def _calibration_rows(data: Data, most: int) -> Rows:
-    for role in (Role.CALIBRATION, Role.TRAIN):
+def _first(data: Data, most: int, *roles: Role) -> Rows:
+    """Return the first rows of the first role that has some, calibration and training rows last."""
+    for role in (*roles, Role.TRAIN):
         rows = data.rows(role)
         if len(rows):
             return rows.take(np.arange(min(most, len(rows))))

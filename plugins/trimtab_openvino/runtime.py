@@ -82,7 +82,7 @@ class _Request:
     def __call__(self, inputs: Arrays, outputs: list[int]) -> list[npt.NDArray[Any]]:
         request = self._request
         for at, (name, dtype) in enumerate(self.inputs):
-            values = np.ascontiguousarray(inputs[name], dtype)
+            values = np.require(inputs[name], dtype, ("C", "W"))  # OpenVINO takes no array that is read-only
             request.set_input_tensor(at, openvino.Tensor(values, shared_memory=True))
         request.infer()
         # Copied: the request's memory is overwritten by the next call.

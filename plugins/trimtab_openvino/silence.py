@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
-
 __all__ = ["silence"]
 
 TELEMETRY = "openvino_telemetry"
