@@ -144,7 +144,7 @@ class Change:
         if not better:
             value, low, high = -value, -high, -low
         verb = "rose" if better is self.larger_is_better else "fell"
-        bounds = f"{self.worded(low)} to {self.worded(high)}"
+        bounds = f"{self.worded(low).removesuffix(' %')} to {self.worded(high)}"
         values = f"from {_figure(self.before, self.relative)} to {_figure(self.after, self.relative)}"
         return f"{name} {verb} by {self.worded(value)} ({bounds}), {values}, on {self.rows} rows"
 

@@ -120,7 +120,7 @@ def _draws(
         size = min(step, resamples - start)
         drawn = rng.integers(0, count, size=(size, count)) + np.arange(size)[:, None] * count
         times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        yield times[:, codes].astype(np.float64)
+        yield np.take(times, codes, axis=1).astype(np.float64)
 
 
 def design_effect(values: npt.NDArray[np.float64], groups: npt.NDArray[np.uint64]) -> float:

@@ -185,12 +185,16 @@ def _certainty(outputs: Outputs, labels: Labels, positive: int) -> Floats:
 
 
 def _precision(certainty: Floats, positive: npt.NDArray[np.bool_], weights: Floats) -> Floats:
-    """Return average precision under each weighting; the rows are ordered once."""
+    """Return average precision under each weighting: the mean over positive rows of the precision at their value.
+
+    The rows are ordered once; rows of one value share the threshold behind the last of them.
+    """
     order = np.argsort(-certainty, kind="stable")
-    last_of_equals = np.append(np.flatnonzero(np.diff(certainty[order])), len(order) - 1)
-    ordered = weights[:, order]
-    hits = np.cumsum(ordered * positive[order], axis=1)[:, last_of_equals]
-    told = np.cumsum(ordered, axis=1)[:, last_of_equals]
-    gained = np.diff(hits, axis=1, prepend=0.0)
+    ordered = np.take(weights, order, axis=1)
+    hits = np.flatnonzero(positive[order])
+    behind = np.searchsorted(-certainty[order], -certainty[order][hits], side="right")
+    own = np.take(ordered, hits, axis=1)
+    right = np.take(np.cumsum(own, axis=1), np.searchsorted(hits, behind) - 1, axis=1)
+    told = np.take(np.cumsum(ordered, axis=1), behind - 1, axis=1)
     tiny = np.finfo(np.float64).tiny
-    return np.asarray((gained * hits / np.maximum(told, tiny)).sum(axis=1) / np.maximum(hits[:, -1], tiny))
+    return np.asarray((own * right / np.maximum(told, tiny)).sum(axis=1) / np.maximum(own.sum(axis=1), tiny))
