@@ -16,13 +16,10 @@ import openvino
 from trimtab.artifact import ONNX, OPENVINO, Model
 from trimtab.errors import ArtifactError, DataError
 from trimtab.window import Arrays
+from trimtab_openvino.graph import FILES, MAIN, NAMED, read
 
 __all__ = ["OpenVino", "OpenVinoSession"]
 
-MAIN = ("probabilities", "predictions")
-"""What a model may call its answer: of a classification, of a regression."""
-EMBEDDING = "embedding"
-FILES = {ONNX: "model.onnx", OPENVINO: "model.xml"}
 PRECISIONS = ("f32", "bf16")
 
 
@@ -76,7 +73,7 @@ class _Request:
         self._request = compiled.create_infer_request()
         self.inputs = [(i.any_name, i.element_type.to_dtype()) for i in compiled.inputs]
         names = [o.names for o in compiled.outputs]
-        self.outputs = {n: at for n in (*MAIN, EMBEDDING) for at, known in enumerate(names) if n in known}
+        self.outputs = {n: at for n in NAMED for at, known in enumerate(names) if n in known}
         self.main = next(at for n, at in self.outputs.items() if n in MAIN)
 
     def __call__(self, inputs: Arrays, outputs: list[int]) -> list[npt.NDArray[Any]]:
@@ -141,7 +138,7 @@ class OpenVino:
         return OpenVinoSession(fixed, batch, lambda: self._compile(path, threads, None))
 
     def _compile(self, path: Path, threads: int, batch: int | None) -> openvino.CompiledModel:
-        network = _core().read_model(str(path))
+        network = read(path)
         if batch is not None:
             network.reshape({i: _with_rows(i.partial_shape, batch) for i in network.inputs})
         settings = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+
 __all__ = ["silence"]
 
 TELEMETRY = "openvino_telemetry"
@@ -14,13 +15,6 @@ def silence() -> None:
     Neither has a switch that covers all of it: ``import openvino`` by itself lays down an identity and
     counts the import, and NNCF's ``NNCF_CI`` is read after its own identity was made. Where the package
     was imported before trimtab, its sender is emptied instead.
-
-    Examples
-    --------
-    >>> import sys
-    >>> silence()
-    >>> sys.modules["openvino_telemetry"] is None or "openvino" in sys.modules
-    True
     """
     if sys.modules.get(TELEMETRY) is None:
         sys.modules[TELEMETRY] = None  # type: ignore[assignment] # how Python spells "not to be imported"
@@ -28,5 +22,5 @@ def silence() -> None:
         sys.modules[f"{TELEMETRY}.utils.sender"].TelemetrySender.send = _nothing
 
 
-def _nothing(self: object, backend: object, message: object) -> None:
+def _nothing(*_: object) -> None:
     """Send nothing."""

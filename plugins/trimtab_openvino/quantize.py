@@ -1,0 +1,224 @@
+"""NNCF's quantization after training, for models that OpenVINO serves."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import nncf
+import numpy as np
+import numpy.typing as npt
+import openvino
+
+from trimtab.artifact import ONNX, OPENVINO, Model, write_json
+from trimtab.data import Data, Role, Rows
+from trimtab.errors import DataError, OutOfTimeError, PluginError, TrimtabError
+from trimtab.technique import About, Job
+from trimtab_openvino.graph import FILES, MAIN, read, write
+
+__all__ = ["QuantizeNncf"]
+
+PRESETS = {"performance": nncf.QuantizationPreset.PERFORMANCE, "mixed": nncf.QuantizationPreset.MIXED}
+WEIGHTED = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"})
+
+Answers = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class QuantizeNncf:
+    """Quantize weights and activations to 8 bits with NNCF, calibrated on real rows, into OpenVINO's format.
+
+    Preprocessing, softmax and both outputs stay float. When more than ``max_drop`` is lost on held-out rows,
+    NNCF's accuracy control puts operations back into float, the most sensitive first. What is lost is judged
+    by the float model's own probabilities, so it takes no label.
+
+    Parameters
+    ----------
+    preset
+        ``performance`` (activations symmetric around zero) or ``mixed`` (symmetric weights, asymmetric
+        activations: for networks with other activations than ReLU).
+    fast_bias_correction
+        Correct each layer's bias for the mean error of its weights from statistics; False: from the
+        quantized model's own answers, which takes far longer.
+    max_drop
+        Largest loss of quality, as a fraction (0.01 = one point of accuracy), before operations go back into
+        float; None takes whatever comes.
+    rows
+        Most rows to calibrate on (the first of the calibration rows, else of the training rows), and most
+        to judge the loss on (of the search rows, else those).
+
+    Examples
+    --------
+    >>> QuantizeNncf(preset="best")
+    Traceback (most recent call last):
+    ...
+    ValueError: quantize.nncf.preset must be one of performance, mixed, got 'best'
+    """
+
+    preset: Literal["performance", "mixed"] = "performance"
+    fast_bias_correction: bool = True
+    max_drop: float | None = 0.01
+    rows: int = 256
+
+    about: ClassVar[About] = About(
+        name="quantize.nncf",
+        takes=ONNX,
+        gives=OPENVINO,
+        needs_data=True,
+        faster_on=("openvino",),
+        smaller=True,
+        libraries=("nncf", "openvino"),
+    )
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise ValueError(f"quantize.nncf.preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
+        if self.max_drop is not None and not 0 <= self.max_drop < 1:
+            raise ValueError(f"quantize.nncf.max_drop must be in [0, 1), or null, got {self.max_drop}")
+        if self.rows < 1:
+            raise ValueError(f"quantize.nncf.rows must be at least 1, got {self.rows}")
+
+    def apply(self, model: Model, data: Data, job: Job) -> Model:
+        """Write the quantized model into ``job.folder``.
+
+        Raises
+        ------
+        DataError
+            When there is no row to calibrate on.
+        OutOfTimeError
+            When ``job.deadline`` passes while NNCF looks for sensitive operations.
+        PluginError
+            When the network has nothing to quantize, or OpenVINO or NNCF fails at it.
+        """
+        rows = _first(data, self.rows, Role.CALIBRATION, Role.TRAIN)
+        judged = _first(data, self.rows, Role.SEARCH, Role.CALIBRATION, Role.TRAIN)
+        try:
+            with _quiet():
+                network = read(model.folder / FILES[ONNX])
+                control = _Control(network, judged, job)
+                quantized = self._quantize(network, rows, control)
+                write(quantized, job.folder)
+                lost = control.lost(_compiled(quantized))
+        except TrimtabError:
+            raise
+        except Exception as error:  # NNCF and OpenVINO raise whatever they trip over
+            raise PluginError(
+                f"quantize.nncf failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}; "
+                "leave quantize.nncf out of optimize.techniques"
+            ) from error
+        count = sum(op.get_type_name() == "FakeQuantize" for op in quantized.get_ops())
+        facts = {"preset": self.preset, "calibration_rows": len(rows), "quantizers": count, "lost": lost}
+        write_json(job.folder / "facts.json", {**model.facts, **facts})
+        return Model.at(job.folder, OPENVINO)
+
+    def _quantize(self, network: openvino.Model, rows: Rows, control: _Control) -> openvino.Model:
+        settings: dict[str, Any] = {
+            "preset": PRESETS[self.preset],
+            "subset_size": len(rows),
+            "fast_bias_correction": self.fast_bias_correction,
+            "ignored_scope": nncf.IgnoredScope(names=_in_float(network), validate=False),
+        }
+        calibration = _dataset(rows)
+        if self.max_drop is None:
+            return nncf.quantize(network, calibration, **settings)
+        return nncf.quantize_with_accuracy_control(
+            network, calibration, _dataset(control.rows), control, max_drop=self.max_drop, **settings
+        )
+
+
+class _Control:
+    """Tells NNCF how much of a network's quality is left, judged by what the float network answers."""
+
+    def __init__(self, network: openvino.Model, rows: Rows, job: Job) -> None:
+        self.rows, self._job = rows, job
+        names = [name for port in network.outputs for name in port.names]
+        self._main = next(name for name in MAIN if name in names)
+        self._before = self._answers(_compiled(network), np.arange(len(rows)))
+
+    def __call__(self, compiled: openvino.CompiledModel, rows: Iterable[int]) -> tuple[float, None]:
+        if self._job.deadline is not None and time.monotonic() > self._job.deadline:
+            raise OutOfTimeError(
+                "quantize.nncf ran out of time while NNCF looked for sensitive operations; raise optimize.minutes, "
+                "or set quantize.nncf.max_drop: null"
+            )
+        index = np.fromiter(rows, dtype=np.int64)
+        return 1.0 - _loss(self._before[index], self._answers(compiled, index)), None
+
+    def lost(self, compiled: openvino.CompiledModel) -> float:
+        """Return what is lost on all rows, as a fraction."""
+        return _loss(self._before, self._answers(compiled, np.arange(len(self.rows))))
+
+    def _answers(self, compiled: openvino.CompiledModel, index: npt.NDArray[np.int64]) -> Answers:
+        inputs = {port.any_name for port in compiled.inputs}
+        part = {name: values[index] for name, values in self.rows.inputs.items() if name in inputs}
+        answers: Answers = compiled(part)[self._main].copy()
+        return answers
+
+
+def _compiled(network: openvino.Model) -> openvino.CompiledModel:
+    return openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+def _loss(before: Answers, after: Answers) -> float:
+    """Return how much is lost by answering ``after``: the chosen class's probability, or a change in deviations.
+
+    As ``quantize.static`` counts it: of probabilities, the share of right answers that is lost if the
+    model's own probabilities are true; of numbers, the root mean square of the change over their spread.
+    """
+    if before.shape[1] == 1:
+        return float(np.sqrt(((after - before).astype(np.float64) ** 2).mean()) / (float(before.std()) or 1.0))
+    chosen = before[np.arange(len(before)), after.argmax(axis=1)]
+    return round(float((before.max(axis=1) - chosen).mean(dtype=np.float64)), 9)
+
+
+def _in_float(network: openvino.Model) -> list[str]:
+    """Name what stays float: softmax, and preprocessing, which is whatever no weighted operation comes before."""
+    reached: set[str] = set()
+    names = []
+    for op in network.get_ordered_ops():
+        sources = {value.get_node().get_friendly_name() for value in op.input_values()}
+        if op.get_type_name() in WEIGHTED or reached & sources:
+            reached.add(op.get_friendly_name())
+            if op.get_type_name() == "Softmax":
+                names.append(op.get_friendly_name())
+        elif op.get_type_name() not in ("Constant", "Parameter"):
+            names.append(op.get_friendly_name())
+    if not reached:
+        raise PluginError(
+            "quantize.nncf finds nothing to quantize: the network has no convolution or matrix product; "
+            "leave quantize.nncf out of optimize.techniques for this model"
+        )
+    return names
+
+
+def _dataset(rows: Rows) -> nncf.Dataset:
+    """Give NNCF one row at a time; its items are row numbers, which :class:`_Control` looks up again."""
+    return nncf.Dataset(
+        range(len(rows)), lambda row: {name: values[row : row + 1] for name, values in rows.inputs.items()}
+    )
+
+
+def _first(data: Data, most: int, *roles: Role) -> Rows:
+    for role in roles:
+        rows = data.rows(role)
+        if len(rows):
+            return rows.take(np.arange(min(most, len(rows))))
+    raise DataError("quantize.nncf has no row to calibrate on; raise data.split.calibration or data.split.train")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop NNCF's progress bars, and what it logs below an error."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
