@@ -2,18 +2,26 @@
 
 import dataclasses
 import multiprocessing
+import os
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import filelock
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests import fakes
+from trimtab.artifact import Model, read_json, write_json
 from trimtab.data import Rows
-from trimtab.timing import measuring_lock, race
+from trimtab.duel import Latency
+from trimtab.errors import ArtifactError, PluginError
+from trimtab.loadable import Loadable
+from trimtab.memory import growth
+from trimtab.timing import compare, measuring_lock, peak_memory, race
 from trimtab.window import Arrays
 
 ROWS = Rows(
@@ -137,3 +145,171 @@ def test_two_processes_never_measure_at_the_same_time(tmp_path: Path) -> None:
     holder.join()
     with measuring_lock(timeout=5):
         assert True
+
+
+def time_and_tell(folder: str, tell: Any) -> None:
+    tempfile.tempdir = folder
+    moments: list[float] = []
+
+    class Tells(Works):
+        def predict(self, inputs: Arrays) -> npt.NDArray[np.float32]:
+            moments.append(time.monotonic())
+            return super().predict(inputs)
+
+    race(Tells(), {"it": Tells()}, ROWS, seconds=0.1)
+    tell.put((moments[0], moments[-1]))
+
+
+def test_two_processes_that_time_take_turns(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    tell = fork.Queue()
+    processes = [fork.Process(target=time_and_tell, args=(str(tmp_path), tell)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    (_, end), (begin, _) = sorted(tell.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join()
+    assert end < begin
+
+
+# models that are loaded, here or in processes of their own
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """Loads a model whose file tells how it behaves."""
+
+    patience: float = 0.0
+
+    name: ClassVar[str] = "told"
+    takes: ClassVar[tuple[str, ...]] = ("told",)
+
+    def load(self, model: Model, threads: int = 1, batch: int = 1) -> "Tale":
+        tale = read_json(model.folder / "tale.json")
+        time.sleep(self.patience)
+        print("a library that talks")
+        if tale.get("broken"):
+            raise ArtifactError("its file is broken")
+        return Tale(model.folder, tale)
+
+
+class Tale(Works):
+    def __init__(self, folder: Path, tale: dict[str, Any]) -> None:
+        super().__init__(tale.get("turns", 2000))
+        self.folder, self.tale = folder, tale
+        self.held = np.ones(int(1e6 * tale.get("holds_mb", 0)), np.uint8)
+        (folder / f"{os.getpid()}.pid").touch()
+
+    def predict(self, inputs: Arrays) -> npt.NDArray[np.float32]:
+        if self.tale.get("dies"):
+            os.write(2, b"no such instruction\n")
+            os._exit(7)
+        if "says" in self.tale:
+            assert inputs["word"][0, 0] == self.tale["says"]
+        for _ in range(self.turns):
+            pass
+        np.ones(int(1e6 * self.tale.get("takes_mb", 0)), np.uint8)
+        return np.zeros((1, 2), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def told(tmp_path: Path) -> Iterator[None]:
+    with fakes.installed(tmp_path / "plugins", {"runtimes": {"told": "Told"}}, __name__):
+        yield
+
+
+def tell(folder: Path, patience: float = 0.0, **tale: Any) -> Loadable:
+    folder.mkdir()
+    write_json(folder / "tale.json", tale)
+    return Loadable("told", Model.at(folder, "told"), {"patience": patience})
+
+
+def timed(found: Latency | ArtifactError) -> Latency:
+    assert isinstance(found, Latency), found
+    return found
+
+
+def pids(folder: Path) -> set[int]:
+    return {int(p.stem) for p in folder.glob("*.pid")}
+
+
+def test_with_one_thread_models_are_loaded_here_again_and_again(tmp_path: Path) -> None:
+    champion = tell(tmp_path / "c", turns=2000)
+    slow = tell(tmp_path / "slow", turns=4000)
+    found = compare(champion, {"slow": slow, "same": champion}, ROWS, seconds=0.2)
+    assert timed(found["slow"]).speedup.high < 0.8
+    assert timed(found["same"]).speedup.low > 0.8
+    assert timed(found["slow"]).loads == 12
+    assert pids(tmp_path / "slow") == {os.getpid()}
+
+
+def test_a_model_that_takes_long_to_load_is_loaded_once(tmp_path: Path) -> None:
+    champion = tell(tmp_path / "c")
+    found = compare(champion, {"slow to load": tell(tmp_path / "slow", patience=0.15)}, ROWS, seconds=0.1)
+    assert timed(found["slow to load"]).loads == 1
+
+
+def test_with_more_threads_each_model_has_a_process_of_its_own_that_ends(tmp_path: Path) -> None:
+    champion, slow = tell(tmp_path / "c", turns=20_000), tell(tmp_path / "slow", turns=60_000)
+    found = timed(compare(champion, {"slow": slow}, ROWS, threads=2, seconds=0.3)["slow"])
+    assert found.speedup.high < 0.8
+    assert found.p95_ms >= found.p50_ms > 0
+    assert found.loads > 1
+    workers = [*pids(tmp_path / "c"), *pids(tmp_path / "slow")]
+    assert len(set(workers)) == 2
+    assert os.getpid() not in workers
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_model_that_does_not_load_is_named_and_the_others_go_on(tmp_path: Path, threads: int) -> None:
+    champion, broken = tell(tmp_path / "c"), tell(tmp_path / "b", broken=True)
+    found = compare(champion, {"b": broken, "good": champion}, ROWS, threads=threads, seconds=0.05)
+    assert str(found["b"]) == "b cannot be timed: its file is broken"
+    assert timed(found["good"]).p50_ms > 0
+    with pytest.raises(ArtifactError, match="the champion cannot be timed: its file is broken"):
+        compare(broken, {"good": champion}, ROWS, threads=threads, seconds=0.05)
+
+
+def test_a_model_that_kills_its_process_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    champion, dies = tell(tmp_path / "c"), tell(tmp_path / "d", dies=True)
+    found = compare(champion, {"d": dies, "good": champion}, ROWS, threads=2, seconds=0.05)
+    assert isinstance(found["d"], ArtifactError)
+    assert "d cannot be timed" in str(found["d"])
+    assert "died (exit code 7: no such instruction)" in str(found["d"])
+    assert timed(found["good"]).p50_ms > 0
+
+
+def test_a_runtime_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    champion = tell(tmp_path / "c")
+    other = dataclasses.replace(champion, runtime="tolt")
+    found = compare(champion, {"other": other}, ROWS, seconds=0.05)["other"]
+    assert "no runtime named 'tolt'" in str(found)
+    assert isinstance(found, ArtifactError)
+    assert isinstance(found.__cause__, PluginError)
+
+
+def test_text_reaches_a_worker_as_it_is(tmp_path: Path) -> None:
+    champion = tell(tmp_path / "c", says="Grüße")
+    words = Rows({"word": np.array([["Grüße"]] * 3)}, np.zeros(3, np.int64), np.arange(3, dtype=np.uint64))
+    assert timed(compare(champion, {"it": champion}, words, threads=2, seconds=0.05)["it"]).calls > 0
+
+
+def test_peak_memory_holds_what_loading_and_calling_take(tmp_path: Path) -> None:
+    heavy = tell(tmp_path / "heavy", holds_mb=40, takes_mb=20)
+    found = [peak_memory(heavy, ROWS) for _ in range(2)]
+    assert all(58 < megabytes < 66 for megabytes in found)
+    assert peak_memory(tell(tmp_path / "light"), ROWS) < 6
+    with pytest.raises(ArtifactError, match="broken"):
+        peak_memory(tell(tmp_path / "broken", broken=True), ROWS)
+
+
+def test_memory_is_watched_where_the_kernel_sets_no_mark_back(tmp_path: Path) -> None:
+    def work() -> None:
+        block = np.ones(40_000_000, np.uint8)
+        time.sleep(0.05)
+        del block
+
+    assert 39e6 < growth(work, marks=tmp_path / "nothing" / "here") < 48e6
