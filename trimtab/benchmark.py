@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from trimtab.energy import Energy
-from trimtab.intervals import Interval, bootstrap, design_effect, disagreement, paired_difference, rows_needed
+from trimtab.intervals import Interval, bootstrap, paired_difference, rows_needed
 from trimtab.metric import Accuracy, Answers, Floats, Metric, quality, score, spread, utility, weighed
 from trimtab.timing import Latency
 from trimtab.window import arrived
@@ -116,8 +116,6 @@ class Change:
         ``before`` where the metric is relative, else in the metric's own units.
     rows
         Number of labelled rows.
-    variance
-        Of one row's difference, as if rows were independent.
     level
         Confidence of the interval.
     larger_is_better, relative
@@ -128,7 +126,6 @@ class Change:
     after: float
     gain: Interval
     rows: int
-    variance: float
     level: float
     larger_is_better: bool
     relative: bool
@@ -153,9 +150,10 @@ class Change:
         left = margin + min(0.0, self.gain.value)
         if left <= 0:
             return "and more rows like these would refuse it"
-        if not math.isfinite(self.variance):
+        error = (self.gain.high - self.gain.low) / (2 * float(stats.norm.ppf(0.5 + self.level / 2)))
+        if not math.isfinite(error):
             return "needs rows of more groups"
-        return f"needs {max(rows_needed(self.variance, left, self.level), self.rows + 1)} rows"
+        return f"needs {max(rows_needed(error**2 * self.rows, left, self.level), self.rows + 1)} rows"
 
 
 def _figure(value: float, relative: bool) -> str:
@@ -179,27 +177,19 @@ def compare(metric: Metric, challenger: Answers, other: Answers, confidence: flo
     new, old = challenger.take(known), other.take(known)
     after, before = score(metric, new), score(metric, old)
     if not len(old):
-        gain, variance = Interval(math.nan, math.nan, math.nan), math.nan
+        gain = Interval(math.nan, math.nan, math.nan)
     elif isinstance(metric, Accuracy):
-        gain, variance = _of_proportions(metric, new, old, confidence)
+        now, then = (metric.values(answers.outputs, answers.labels) for answers in (new, old))
+        gain = paired_difference(now, then, old.groups, confidence)
     else:
-        gain, variance = _of_figures(metric, new, old, confidence)
-    return Change(before, after, gain, len(old), variance, confidence, metric.larger_is_better, metric.relative)
+        gain = _resampled(metric, new, old, confidence)
+    return Change(before, after, gain, len(old), confidence, metric.larger_is_better, metric.relative)
 
 
-def _of_proportions(metric: Accuracy, new: Answers, old: Answers, confidence: float) -> tuple[Interval, float]:
-    a, b = (metric.values(answers.outputs, answers.labels) for answers in (new, old))
-    effect = design_effect(a - b, old.groups)
-    return paired_difference(a, b, old.groups, confidence), effect * disagreement(a, b)
-
-
-def _of_figures(metric: Metric, new: Answers, old: Answers, confidence: float) -> tuple[Interval, float]:
+def _resampled(metric: Metric, new: Answers, old: Answers, confidence: float) -> Interval:
     of_new, of_old = weighed(metric, new), weighed(metric, old)
-    once = np.ones((1, len(old)))
-    value = float(_gain(metric, of_new(once), of_old(once))[0])
-    low, high = bootstrap(lambda w: _gain(metric, of_new(w), of_old(w)), old.groups, confidence)
-    error = (high - low) / (2 * stats.norm.ppf(0.5 + confidence / 2))
-    return Interval(value, low, high), float(error**2 * len(old))
+    value = float(_gain(metric, of_new(np.ones((1, len(old)))), of_old(np.ones((1, len(old)))))[0])
+    return Interval(value, *bootstrap(lambda w: _gain(metric, of_new(w), of_old(w)), old.groups, confidence))
 
 
 def _gain(metric: Metric, new: Floats, old: Floats) -> Floats:

@@ -289,7 +289,7 @@ def _within(name: str, bound: float, scores: Scores) -> Ruling:
     what, unit = FIGURES[name]
     value = _figure(name, scores)
     if value is None:
-        return Ruling(Outcome.UNKNOWN, f"{what} was not measured, at most {bound:g} {unit} allowed ({name})")
+        return Ruling(Outcome.UNKNOWN, f"{what} was not measured, at most {bound:g} allowed ({name})")
     said = f"{what} {value:.3g} {unit}, at most {bound:g} allowed ({name})"
     return Ruling(Outcome.PASSED if value <= bound else Outcome.REJECTED, said)
 

@@ -15,7 +15,6 @@ __all__ = [
     "Resampled",
     "bootstrap",
     "design_effect",
-    "disagreement",
     "paired_difference",
     "proportion",
     "rows_needed",
@@ -104,11 +103,11 @@ def bootstrap(
     resamples = min(MOST_RESAMPLES, max(RESAMPLES, math.ceil(BEYOND / (1 - confidence))))
     figures = np.concatenate([figure(w) for w in _draws(codes, count, resamples, np.random.default_rng(seed))])
     tail = float(stats.norm.cdf(-math.sqrt(count / (count - 1)) * stats.t.ppf(0.5 + confidence / 2, count - 1)))
-    sane = figures[~np.isnan(figures)]
+    sane = np.sort(figures[~np.isnan(figures)])
     if 1 - len(sane) / resamples > tail:
         return float("nan"), float("nan")
-    low, high = np.quantile(sane, [tail, 1 - tail], method="median_unbiased")
-    return float(low), float(high)
+    beyond = max(0, math.ceil(tail * len(sane)) - 1)
+    return float(sane[beyond]), float(sane[-1 - beyond])
 
 
 def _draws(
@@ -177,11 +176,6 @@ def paired_difference(
     )
     middle = p_better - p_worse
     return Interval(float(difference.mean()), max(-1.0, middle - spread), min(1.0, middle + spread))
-
-
-def disagreement(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> float:
-    """Return the share of rows on which exactly one of two models is right."""
-    return float((a != b).mean())
 
 
 def rows_needed(disagreeing: float, margin: float, confidence: float, power: float = 0.8) -> int:

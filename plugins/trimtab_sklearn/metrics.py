@@ -16,8 +16,6 @@ __all__ = ["F1", "AveragePrecision", "BalancedAccuracy"]
 Outputs = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
-NO_CLASS = -1
-
 
 def _known(outputs: Outputs, labels: Labels, weights: Floats | None) -> tuple[Outputs, Labels, Floats]:
     """Return the rows whose label has arrived and whose weight is not nil."""
@@ -26,15 +24,16 @@ def _known(outputs: Outputs, labels: Labels, weights: Floats | None) -> tuple[Ou
     return outputs[keep], labels[keep], weights[keep]
 
 
-def _predicted(outputs: Outputs) -> npt.NDArray[np.int64]:
-    """Return the most probable class of each row; no class at all where the output is not finite."""
-    return np.where(np.isfinite(outputs).all(axis=1), outputs.argmax(axis=1), NO_CLASS)
+def _predicted(outputs: Outputs, labels: Labels) -> npt.NDArray[np.int64]:
+    """Return the most probable class of each row; a wrong one where the output is not finite."""
+    sane = np.isfinite(outputs).all(axis=1)
+    return np.asarray(np.where(sane, outputs.argmax(axis=1), (labels + 1) % outputs.shape[1]), dtype=np.int64)
 
 
 def _counted(outputs: Outputs, labels: Labels, weights: Floats) -> tuple[Floats, Floats, Floats]:
     """Return hits, rows and predictions of each class under many weightings, ``[resamples, classes]`` each."""
     known = arrived(labels)
-    weights, labels, said = weights[:, known], labels[known], _predicted(outputs[known])
+    weights, labels, said = weights[:, known], labels[known], _predicted(outputs[known], labels[known])
     classes = np.arange(outputs.shape[1])
     are, told = (labels[:, None] == classes).astype(np.float64), (said[:, None] == classes).astype(np.float64)
     return weights @ (are * told), weights @ are, weights @ told
@@ -81,7 +80,7 @@ class F1:
         counted = np.unique(labels) if classes > 2 else np.intersect1d(labels, [self.positive % classes])
         if not len(counted):
             return float("nan")
-        said = _predicted(outputs)
+        said = _predicted(outputs, labels)
         return float(f1_score(labels, said, labels=counted, average="macro", sample_weight=weights, zero_division=0))
 
     def weighed(self, outputs: Outputs, labels: Labels, weights: Floats) -> Floats:
@@ -114,7 +113,7 @@ class BalancedAccuracy:
         outputs, labels, weights = _known(outputs, labels, weights)
         if not len(labels):
             return float("nan")
-        said, classes = _predicted(outputs), np.unique(labels)
+        said, classes = _predicted(outputs, labels), np.unique(labels)
         return float(recall_score(labels, said, labels=classes, average="macro", sample_weight=weights))
 
     def weighed(self, outputs: Outputs, labels: Labels, weights: Floats) -> Floats:
@@ -180,7 +179,8 @@ class AveragePrecision:
 
 def _certainty(outputs: Outputs, labels: Labels, positive: int) -> Floats:
     """Return how sure the model is of the class ``[rows]``; where it is not finite, as wrong as can be."""
-    worst = np.where(labels == positive, -np.finfo(np.float32).max, np.finfo(np.float32).max)
+    most = float(np.finfo(np.float32).max)
+    worst = np.where(labels == positive, -most, most)
     return np.where(np.isfinite(outputs).all(axis=1), outputs[:, positive], worst)
 
 
