@@ -374,6 +374,7 @@ def settings(home: Path, stream: str, **changes: Any) -> dict[str, Any]:
         "monitors": {"use": ["guard", "means", "accuracy"]},
         "trigger": {"confirm": "2 of 2", "cooldown": 1},
         "targets": [{"runtime": "numpy"}],
+        "benchmark": {"seconds": 0.05, "memory": False},
         "optimize": {"techniques": ["recentre", "convert", "spoil"]},
         "gate": {"max_slowdown": 99.0, "min_gain": 99.0, "max_quality_drop": 0.1, "max_total_drop": 0.2},
     }

@@ -6,7 +6,32 @@ from dataclasses import dataclass
 
 from trimtab.artifact import Model
 
-__all__ = ["Candidate"]
+__all__ = ["Built", "Candidate"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A step that was built, now or before.
+
+    Parameters
+    ----------
+    fingerprint
+        Of everything that its result follows from.
+    technique
+        Its name.
+    seconds
+        Time that it took when it was built.
+    effort
+        What its time grows with, such as epochs; 0 where it takes little whatever its settings.
+    fresh
+        Whether it was built now, and not taken from the store.
+    """
+
+    fingerprint: str
+    technique: str
+    seconds: float
+    effort: int
+    fresh: bool
 
 
 @dataclass(frozen=True)
@@ -22,16 +47,22 @@ class Candidate:
     model
         What would serve.
     parent
-        The trainable float model that it was cut from, which is kept beside it.
-    seconds
-        Time that its steps took when they were built.
+        The full float model that the next round cuts from; it is kept beside the model.
+    lean
+        The float model that the served one was converted from, compressed already; it is kept too, to be
+        adapted without compressing anything twice.
     steps
-        Fingerprints of all its steps, in order.
+        All its steps, in order.
     """
 
     name: str
     fingerprint: str
     model: Model
     parent: Model
-    seconds: float
-    steps: tuple[str, ...]
+    lean: Model
+    steps: tuple[Built, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Time that its steps took when they were built."""
+        return sum(step.seconds for step in self.steps)

@@ -17,8 +17,8 @@ from trimtab.errors import ArtifactError, InputError
 from trimtab.journal import Promotion
 from trimtab.monitor import Sample
 from trimtab.parts import Parts
-from trimtab.registry import CHALLENGER, CHAMPION, PREVIOUS
-from trimtab.runtime import Session
+from trimtab.registry import CHALLENGER, PREVIOUS
+from trimtab.runtime import CHAMPION, Session, Setup
 from trimtab.serving import Serving
 from trimtab.window import Schema, Window
 
@@ -46,14 +46,18 @@ def load(parts: Parts, number: int) -> Serving:
 def open_package(parts: Parts, number: int, package: Path) -> Serving:
     """Load the files of one package."""
     schema = Schema.model_validate(read_json(package / "schema.json"))
-    model = Model.at(package / "model", parts.runtime.takes[0])
-    session = parts.runtime.load(model, parts.project.target.threads, parts.project.target.batch)
+    served = read_json(package / "serving.json")
+    setup = Setup(served["runtime"], served["settings"])
+    model = Model.at(package / "model", served["format"])
+    session = parts.runtime(setup).load(model)
     with np.load(package / "fitted.npz", allow_pickle=False) as file:
         fitted = file["groups"]
     reference = observe(session, schema, pd.read_parquet(package / "reference.parquet"), 0)
     if reference.outputs is None or not np.isfinite(reference.outputs).all():
         raise ArtifactError(f"version {number} predicts values that are not numbers on its own reference")
-    return Serving(number, package, model, schema, session, Model.at(package / "parent", FLOAT), reference, fitted)
+    parent = Model.at(package / "parent", FLOAT)
+    lean = Model.at(package / "lean", FLOAT) if (package / "lean").is_dir() else parent
+    return Serving(number, package, model, schema, setup, session, parent, lean, reference, fitted)
 
 
 def observe(session: Session, schema: Schema, frame: pd.DataFrame, number: int) -> Sample:
@@ -92,9 +96,22 @@ def anchor(promotions: list[Promotion]) -> int:
 
 
 def promote(
-    parts: Parts, operation: str, version: int, after: int, kind: str, detail: Mapping[str, Any]
+    parts: Parts,
+    operation: str,
+    version: int,
+    after: int,
+    kind: str,
+    detail: Mapping[str, Any],
+    alias: str = CHAMPION,
 ) -> Promotion | None:
     """Make a version champion: it is loaded first, then the journal's epoch is taken, then the alias follows.
+
+    Parameters
+    ----------
+    after
+        The project's newest epoch when this was decided.
+    alias
+        Of the target on which it becomes champion.
 
     Returns
     -------
@@ -107,25 +124,30 @@ def promote(
         When the version does not load; nothing was changed.
     """
     load(parts, version)
-    promotion = parts.journal.promote(operation, version, after, kind, detail)
+    promotion = parts.journal.promote(operation, version, after, kind, detail, alias)
     if promotion is not None:
-        project_aliases(parts)
+        project_aliases(parts, alias)
     return promotion
 
 
-def rollback(parts: Parts, operation: str, reason: str) -> Promotion | None:
-    """Make the champion's predecessor champion again.
+def rollback(parts: Parts, operation: str, reason: str, alias: str = CHAMPION) -> Promotion | None:
+    """Make the champion's predecessor on one target champion again.
 
     Raises
     ------
     InputError
         When there is none.
     """
-    promotions = parts.journal.promotions()
+    promotions = parts.journal.promotions(alias)
     earlier = previous(promotions) if promotions else None
     if earlier is None:
-        raise InputError("there is no earlier champion to roll back to")
-    return promote(parts, operation, earlier, promotions[-1].epoch, "rollback", {"reason": reason})
+        raise InputError(f"there is no earlier {alias} to roll back to")
+    return promote(parts, operation, earlier, newest_epoch(parts), "rollback", {"reason": reason}, alias)
+
+
+def newest_epoch(parts: Parts) -> int:
+    """Return the number of the project's last promotion on any target; 0 before the first."""
+    return max((p.epoch for p in parts.journal.promotions(None)), default=0)
 
 
 def previous(promotions: list[Promotion]) -> int | None:
@@ -133,30 +155,55 @@ def previous(promotions: list[Promotion]) -> int | None:
     return next((p.version for p in reversed(promotions[:-1]) if p.version != promotions[-1].version), None)
 
 
-def project_aliases(parts: Parts) -> None:
-    """Make the registry's aliases say what the journal says; setting them again changes nothing."""
-    promotions = parts.journal.promotions()
-    wanted = {CHAMPION: promotions[-1].version, PREVIOUS: previous(promotions)}
-    if parts.registry.alias(CHALLENGER) == promotions[-1].version:
-        wanted[CHALLENGER] = None
+def beside(alias: str, word: str) -> str:
+    """Return the alias of another version on the same target.
+
+    Examples
+    --------
+    >>> beside("champion", "previous"), beside("champion-edge", "challenger")
+    ('previous', 'challenger-edge')
+    """
+    return word + alias.removeprefix(CHAMPION)
+
+
+def project_aliases(parts: Parts, alias: str) -> None:
+    """Make the registry's aliases on one target say what the journal says; setting them again changes nothing."""
+    promotions = parts.journal.promotions(alias)
+    challenger = beside(alias, CHALLENGER)
+    wanted = {alias: promotions[-1].version, beside(alias, PREVIOUS): previous(promotions)}
+    if parts.registry.alias(challenger) == promotions[-1].version:
+        wanted[challenger] = None
     for name, number in wanted.items():
         if parts.registry.alias(name) != number:
             parts.registry.set_alias(name, number)
-    parts.registry.tag_version(promotions[-1].version, {f"{EPOCH}{promotions[-1].epoch}": promotions[-1].kind})
+    last = promotions[-1]
+    parts.registry.tag_version(last.version, {f"{EPOCH}{last.epoch}": f"{last.kind}:{alias}"})
 
 
 def reconcile(parts: Parts) -> Serving | None:
     """Put right what a crash or a stranger's hand left, and return the champion, or None before the first.
 
-    The journal's newest promotion whose version loads is the champion; the aliases follow. A journal
+    On every target the journal's newest promotion whose version loads is the champion; the aliases
+    follow. A target that the project gained since begins with the champion of the first one. A journal
     that was lost is rebuilt from the registry's tags.
     """
     parts.registry.ready()
     _sweep(parts)
     _remember(parts)
-    promotions = parts.journal.promotions()
-    if not promotions:
+    if not parts.journal.promotions():
         return None
+    serving = _put_right(parts, CHAMPION)
+    for alias in parts.project.aliases:
+        if alias != CHAMPION:
+            if not parts.journal.promotions(alias):
+                operation = f"{parts.project.name}:first:{alias}"
+                parts.journal.promote(operation, serving.version, newest_epoch(parts), "first", {}, alias)
+            _put_right(parts, alias)
+    return serving
+
+
+def _put_right(parts: Parts, alias: str) -> Serving:
+    promotions = parts.journal.promotions(alias)
     for promotion in reversed(promotions):
         try:
             serving = load(parts, promotion.version)
@@ -170,10 +217,10 @@ def reconcile(parts: Parts) -> Serving | None:
     if promotion is not promotions[-1]:
         operation = f"{parts.project.name}:repair:{promotions[-1].epoch}"
         detail = {"reason": f"version {promotions[-1].version} does not load"}
-        parts.journal.promote(operation, promotion.version, promotions[-1].epoch, "repair", detail)
-    if parts.registry.alias(CHAMPION) != serving.version:
-        parts.journal.record("repair", {"alias": CHAMPION, "version": serving.version})
-    project_aliases(parts)
+        parts.journal.promote(operation, promotion.version, newest_epoch(parts), "repair", detail, alias)
+    if parts.registry.alias(alias) != serving.version:
+        parts.journal.record("repair", {"alias": alias, "version": serving.version})
+    project_aliases(parts, alias)
     return serving
 
 
@@ -190,10 +237,11 @@ def _remember(parts: Parts) -> None:
         return
     why = {"rebuilt": "from the registry"}
     promotions = [
-        Promotion(int(tag.removeprefix(EPOCH)), v.number, f"{v.operation}:{tag}", kind, why, "")
+        Promotion(int(tag.removeprefix(EPOCH)), v.number, f"{v.operation}:{tag}", kind, why, "", alias)
         for v in parts.registry.versions()
-        for tag, kind in v.tags.items()
+        for tag, value in v.tags.items()
         if tag.startswith(EPOCH)
+        for kind, alias in [value.split(":", 1)]
     ]
     if promotions:
         parts.journal.restore(promotions)

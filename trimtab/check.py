@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from trimtab import discover, search
+from trimtab import discover
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import DataError, TrimtabError
 from trimtab.intervals import rows_needed
-from trimtab.parts import monitors_of, read, registry_of, runtime_of, source_of
+from trimtab.parts import monitors_of, read, registry_of, runtimes_of, source_of, space_of
+from trimtab.recipe import Kitchen, Recipe
 from trimtab.rows import golden_rows
 from trimtab.settings import Project
+from trimtab.space import converter
 from trimtab.technique import Job, Trainer
 from trimtab.window import Schema, Source, Window
 
@@ -71,7 +73,7 @@ def _parts(project: Project) -> list[Callable[[], object]]:
     return [
         lambda: monitors_of(project),
         lambda: discover.build("trainers", project.model.trainer, project.model.settings, "model"),
-        lambda: runtime_of(project),
+        lambda: space_of(project, runtimes_of(project)),
         lambda: registry_of(project).ready(),
     ]
 
@@ -103,21 +105,26 @@ def _encode_all(project: Project, source: Source, schema: Schema) -> None:
 
 
 def _try_model(project: Project, schema: Schema, history: Window) -> None:
-    """Build the model unfitted, convert it, load it, and let it predict."""
+    """Build the model unfitted, convert it for each target's first runtime, load it, and let it predict."""
     trainer: Trainer = discover.build("trainers", project.model.trainer, project.model.settings, "model")
-    runtime = runtime_of(project)
+    runtimes = runtimes_of(project)
+    space_of(project, runtimes)
     inputs = schema.encode(history.frame.head(64))
     with tempfile.TemporaryDirectory() as folder:
-        jobs = [Job(Path(folder) / name, project.seed, schema) for name in ("float", "converted")]
-        for job in jobs:
-            job.folder.mkdir()
-        draft = trainer.draft(inputs, jobs[0])
-        convert = search.converter(project.optimize.choices, runtime.takes[0]).load()
+        job = Job(Path(folder) / "float", project.seed, schema)
+        job.folder.mkdir()
+        draft = trainer.draft(inputs, job)
         count = len(next(iter(inputs.values())))
-        rows = Rows(inputs, np.zeros(count, dtype=np.int64), np.arange(count, dtype=np.uint64))
+        labels = np.zeros(count, dtype=np.int64 if schema.classes else np.float64)
+        rows = Rows(inputs, labels, np.arange(count, dtype=np.uint64))
         data = Data.write(Path(folder) / "rows", {Role.TRAIN: rows})
-        model = convert.apply(draft, data, jobs[1])
-        runtime.load(model).predict(inputs)
+        factory = project.model.settings.get("factory")
+        kitchen = Kitchen(draft, draft, data, schema, Path(folder) / "steps", project.seed, factory=factory)
+        for target in project.targets:
+            runtime = runtimes[target.setups[0].word]
+            recipe = Recipe(steps=converter(project.optimize.choices, runtime.takes))
+            model = kitchen.build(recipe, runtime.takes).model
+            runtime.load(model, target.threads, target.batch).predict(inputs)
 
 
 def _typical_rows(source: Source) -> int:
@@ -140,7 +147,7 @@ def gate_notes(project: Project, window_rows: int) -> list[str]:
     """
     gate, data = project.gate, project.data
     level = gate.level(project.optimize.candidates)
-    have = int(window_rows * max(1, data.train) * data.split.judge)
+    have = int(window_rows * max(1, data.train.windows) * data.split.judge)
     needed = rows_needed(DISAGREEING, gate.max_quality_drop, level)
     notes = [
         f"the gate needs about {needed} judged rows to call two models equally good within "

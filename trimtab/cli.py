@@ -106,6 +106,7 @@ def optimize(
 def rollback(
     config: Config,
     reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for",
+    target: Annotated[str | None, typer.Option(help="Name of a target; the first one's champion otherwise.")] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -115,9 +116,10 @@ def rollback(
     from trimtab.settings import Project
 
     parts = assemble(Project.load(config, overrides or ()), beside=config.parent)
+    alias = parts.project.alias_of(target)
     champion.reconcile(parts)
-    epoch = max((p.epoch for p in parts.journal.promotions()), default=0)
-    champion.rollback(parts, f"{parts.project.name}:rollback:{epoch}", reason)
+    operation = f"{parts.project.name}:rollback:{champion.newest_epoch(parts)}"
+    champion.rollback(parts, operation, reason, alias)
     _finish(config, overrides or (), [], as_json)
 
 

@@ -1,15 +1,74 @@
-"""One entry of a round's list: what became of a recipe."""
+"""One entry of a round's list: what became of a recipe, on each target."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from trimtab.benchmark import Scores
 from trimtab.candidate import Candidate
 from trimtab.gate import Verdict
+from trimtab.intervals import Interval
 from trimtab.recipe import Recipe
+from trimtab.runtime import CHAMPION, Setup, Target
 
-__all__ = ["Entry"]
+__all__ = ["Entry", "Glance", "Trial"]
+
+
+@dataclass(frozen=True)
+class Glance:
+    """A first, quick look at a candidate on one target, by which it is compared with others of its round.
+
+    Parameters
+    ----------
+    quality, rows
+        The metric on the search rows, and their number.
+    p50_ms
+        Milliseconds of one call.
+    speedup
+        Champion's time over this model's, timed as a pair.
+    size_bytes
+        On disk, of what serves.
+    """
+
+    quality: float
+    rows: int
+    p50_ms: float
+    speedup: Interval
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate on one target, on the runtime that serves it best there.
+
+    Parameters
+    ----------
+    setup
+        The runtime.
+    glance
+        The quick look.
+    scores, verdict
+        None where it was not judged.
+    why
+        Why it was not, or None.
+    """
+
+    setup: Setup
+    glance: Glance
+    scores: Scores | None = None
+    verdict: Verdict | None = None
+    why: str | None = None
+
+    def breaks(self, target: Target) -> str | None:
+        """Say which of the target's constraints it breaks at a glance, or None."""
+        size, bound = self.glance.size_bytes / 1e6, target.max_size_mb
+        if bound is not None and size > bound:
+            return f"size {size:.3g} MB, at most {bound:g} allowed (max_size_mb)"
+        if target.max_p50_ms is not None and self.glance.p50_ms > target.max_p50_ms:
+            return f"p50 {self.glance.p50_ms:.3g} ms, at most {target.max_p50_ms:g} allowed (max_p50_ms)"
+        return None
 
 
 @dataclass(frozen=True)
@@ -23,20 +82,41 @@ class Entry:
     candidate
         What was built, or None.
     error
-        Why it was not built, or None.
-    scores, verdict
-        None where it was not built or measured.
+        Why it could not be built or loaded, or None.
+    note
+        Why it was not built to its end, or None.
+    trials
+        What it showed on each target, by the alias of the target's champion.
     """
 
     recipe: Recipe
     candidate: Candidate | None = None
     error: str | None = None
-    scores: Scores | None = None
-    verdict: Verdict | None = None
+    note: str | None = None
+    trials: Mapping[str, Trial] = field(default_factory=dict)
 
-    @property
-    def outcome(self) -> str:
-        """In one word."""
+    def outcome(self, alias: str = CHAMPION) -> str:
+        """Say in one word what became of it on one target."""
+        trial = self.trials.get(alias)
         if self.error is not None:
             return "failed"
-        return "first" if self.verdict is None else self.verdict.outcome.value
+        if self.note is not None or trial is None:
+            return "stopped"
+        if trial.verdict is not None:
+            return trial.verdict.outcome.value
+        return "behind" if trial.why is not None else "first"
+
+    def reasons(self, alias: str = CHAMPION) -> tuple[str, ...]:
+        """Say why, in words, the decisive ones first."""
+        trial = self.trials.get(alias)
+        said = [r for r in (self.error, self.note, trial.why if trial is not None else None) if r is not None]
+        return (*said, *(trial.verdict.reasons if trial is not None and trial.verdict is not None else ()))
+
+    def losses(self, aliases: Sequence[str], larger_is_better: bool) -> tuple[float, ...] | None:
+        """Return what a search makes small: loss of quality, latency on each target, size; None without a look."""
+        looks = [self.trials[a].glance for a in aliases if a in self.trials]
+        if len(looks) < len(aliases) or not all(math.isfinite(look.quality) for look in looks):
+            return None
+        quality = sum(look.quality for look in looks) / len(looks)
+        loss = -quality if larger_is_better else quality
+        return (loss, *(math.log(look.p50_ms) for look in looks), math.log(max(1, looks[0].size_bytes)))

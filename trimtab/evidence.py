@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from trimtab.artifact import Model, fill_folder, read_json, write_json
-from trimtab.benchmark import Scores
+from trimtab.benchmark import Quality, Scores
+from trimtab.candidate import Candidate
 from trimtab.data import Data, Role, Rows
+from trimtab.energy import Energy, Meter
+from trimtab.entry import Glance
+from trimtab.errors import ArtifactError
 from trimtab.intervals import Interval
-from trimtab.metric import correctness
-from trimtab.runtime import Runtime, Target
-from trimtab.timing import Latency, race
+from trimtab.loadable import Loadable
+from trimtab.metric import Answers, Metric, answer, score
+from trimtab.runtime import Setup, Target
+from trimtab.timing import Latency, compare, peak_memory
 
 __all__ = ["Bench", "keep", "read"]
+
+GLANCE = 0.3
+"""Share of the seconds of a full timing that a first look takes."""
 
 
 @dataclass(frozen=True)
@@ -27,29 +37,75 @@ class Bench:
     ----------
     folder
         Where the scores are kept, one folder a model.
-    runtime, target
-        What loads the models, and how.
+    target
+        Threads and batch of the calls.
     champion
         What every model is timed beside.
     data, golden
         Rows by role; rows that must never be forgotten, or None.
-    confidence
-        Of the speed-up's interval.
+    metric
+        Of quality.
+    meter
+        Of energy, or None.
+    memory
+        Whether to measure the peak memory.
+    seconds
+        Of timing for each model.
+    factory
+        The factory that the project names, for a runtime that rebuilds the network itself.
     seed
         Of the order of the timings.
     """
 
     folder: Path
-    runtime: Runtime
     target: Target
-    champion: Model
+    champion: Loadable
     data: Data
     golden: Rows | None
-    confidence: float
-    seed: int
+    metric: Metric
+    meter: Meter | None = None
+    memory: bool = False
+    seconds: float = 2.0
+    factory: str | None = None
+    seed: int = 0
 
-    def measure(self, key: str, model: Model) -> Scores:
-        """Measure quality on judge, search and golden rows, speed beside the champion, and size; once a key.
+    def loadable(self, model: Model, setup: Setup) -> Loadable:
+        """Return a model with the runtime that is to load it."""
+        return Loadable(setup.runtime, model, setup.made_with(self.factory))
+
+    def glance(self, candidate: Candidate, setup: Setup) -> Glance:
+        """Take a first look: quality on the search rows, speed beside the champion, size; once a model and runtime.
+
+        Raises
+        ------
+        ArtifactError
+            When the model does not load.
+        """
+        place = self.folder / f"look-{candidate.fingerprint}-{setup.slug}"
+        if not place.is_dir():
+            glance = self._glance(self.loadable(candidate.model, setup))
+            with fill_folder(place) as draft:
+                write_json(draft / "glance.json", _plain(dataclasses.asdict(glance)))
+        plain = read_json(place / "glance.json")
+        quality = float("nan") if plain["quality"] is None else plain["quality"]
+        return Glance(**{**plain, "quality": quality, "speedup": Interval(**plain["speedup"])})
+
+    def _glance(self, model: Loadable) -> Glance:
+        searched = self.data.rows(Role.SEARCH)
+        answers = answer(model.load(1, self.target.batch), searched)
+        timed = searched if len(searched) else self.data.rows(Role.TRAIN)
+        latency = self._time(model, timed, self.seconds * GLANCE, 0.95)
+        return Glance(
+            score(self.metric, answers), len(searched), latency.p50_ms, latency.speedup, model.model.size_bytes
+        )
+
+    def measure(self, key: str, model: Loadable, confidence: float) -> Scores:
+        """Measure quality on judge, search and golden rows, speed beside the champion, and what it costs; once a key.
+
+        Parameters
+        ----------
+        confidence
+            Of the speed-up's interval.
 
         Raises
         ------
@@ -58,47 +114,85 @@ class Bench:
         """
         place = self.folder / key
         if not place.is_dir():
-            keep(place, self._measure(model))
+            keep(place, self._measure(model, confidence))
         return read(place)
 
-    def _measure(self, model: Model) -> Scores:
-        session, reigning = (
-            self.runtime.load(m, self.target.threads, self.target.batch) for m in (model, self.champion)
-        )
-        judged, searched = self.data.rows(Role.JUDGE), self.data.rows(Role.SEARCH)
-        timed = judged if len(judged) else self.data.rows(Role.TRAIN)
-        latency = race(
-            reigning, {"it": session}, timed, batch=self.target.batch, confidence=self.confidence, seed=self.seed
-        )
+    def _measure(self, model: Loadable, confidence: float) -> Scores:
+        session = model.load(1, self.target.batch)
+        judged, searched = (answer(session, self.data.rows(role)) for role in (Role.JUDGE, Role.SEARCH))
+        golden = None if self.golden is None else answer(session, self.golden)
+        rows = next(r for role in (Role.JUDGE, Role.SEARCH, Role.TRAIN) if len(r := self.data.rows(role)))
+        threads, batch = self.target.threads, self.target.batch
         return Scores(
-            judged=correctness(session, judged),
-            groups=judged.groups,
-            latency=latency["it"],
-            size_bytes=model.size_bytes,
-            searched=float(correctness(session, searched).mean()) if len(searched) else 0.0,
-            search_rows=len(searched),
-            golden=correctness(session, self.golden) if self.golden is not None else np.zeros(0),
-            golden_groups=self.golden.groups if self.golden is not None else np.zeros(0, np.uint64),
-            parameters=model.facts.get("parameters"),
+            judged=judged,
+            quality=Quality.of(self.metric, judged, searched, golden),
+            latency=self._time(model, rows, self.seconds, confidence),
+            size_bytes=model.model.size_bytes,
+            golden=golden,
+            parameters=model.model.facts.get("parameters"),
+            multiply_adds=model.model.facts.get("multiply_adds"),
+            peak_mb=peak_memory(model, rows, threads=threads, batch=batch) if self.memory else None,
         )
 
-
-ARRAYS = ("judged", "groups", "golden", "golden_groups")
+    def _time(self, model: Loadable, rows: Rows, seconds: float, confidence: float) -> Latency:
+        found = compare(
+            self.champion,
+            {"it": model},
+            rows,
+            threads=self.target.threads,
+            batch=self.target.batch,
+            seconds=seconds,
+            confidence=confidence,
+            meter=self.meter,
+            seed=self.seed,
+        )["it"]
+        if isinstance(found, ArtifactError):
+            raise found
+        return found
 
 
 def keep(folder: Path, scores: Scores) -> None:
     """Write scores into a folder, whole or not at all."""
     with fill_folder(folder) as draft:
-        np.savez(draft / "rows.npz", **{name: getattr(scores, name) for name in ARRAYS})
-        plain = {f.name: getattr(scores, f.name) for f in dataclasses.fields(scores) if f.name not in ARRAYS}
-        write_json(draft / "scores.json", plain | {"latency": dataclasses.asdict(scores.latency)})
+        for name in ("judged", "golden"):
+            answers: Answers | None = getattr(scores, name)
+            if answers is not None:
+                arrays = {f.name: getattr(answers, f.name) for f in dataclasses.fields(answers)}
+                np.savez(draft / f"{name}.npz", **{k: v for k, v in arrays.items() if v is not None})
+        told = dataclasses.asdict(dataclasses.replace(scores, judged=_NONE, golden=None))
+        write_json(draft / "scores.json", _plain({k: v for k, v in told.items() if k not in ("judged", "golden")}))
+
+
+_NONE = Answers(np.zeros((0, 1), np.float32), np.zeros(0), np.zeros(0, np.uint64))
+
+
+def _plain(value: Any) -> Any:
+    """Return the value with null in place of what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def read(folder: Path) -> Scores:
     """Read back what :func:`keep` wrote."""
     plain = read_json(folder / "scores.json")
-    latency = plain.pop("latency")
-    speedup = Interval(**latency.pop("speedup"))
-    with np.load(folder / "rows.npz", allow_pickle=False) as file:
-        arrays = {name: file[name] for name in ARRAYS}
-    return Scores(**plain, **arrays, latency=Latency(**latency, speedup=speedup))
+    quality, latency = plain.pop("quality"), plain.pop("latency")
+    energy = latency.pop("energy")
+    nan = float("nan")
+    judged = Interval(**{k: nan if v is None else v for k, v in quality.pop("judged").items()})
+    figures: dict[str, Any] = {k: nan if v is None and k != "golden" else v for k, v in quality.items()}
+    return Scores(
+        **plain,
+        judged=_answers(folder / "judged.npz"),
+        golden=_answers(folder / "golden.npz") if (folder / "golden.npz").is_file() else None,
+        quality=Quality(**figures, judged=judged),
+        latency=Latency(
+            **{**latency, "speedup": Interval(**latency["speedup"])},
+            energy=None if energy is None else Energy(**energy),
+        ),
+    )
+
+
+def _answers(path: Path) -> Answers:
+    with np.load(path, allow_pickle=False) as file:
+        return Answers(**{name: file[name] for name in file.files})

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from trimtab import champion, rows
 from trimtab.artifact import Model, fill_folder
-from trimtab.entry import Entry
+from trimtab.entry import Entry, Trial
 from trimtab.errors import ArtifactError, DataError, InputError, PluginError, SettingsError, TrimtabError
-from trimtab.evidence import Bench
-from trimtab.journal import Round
 from trimtab.lineage import Context
+from trimtab.loadable import Loadable
 from trimtab.monitor import Answer, Sample
 from trimtab.parts import Parts
+from trimtab.pick import Pick
 from trimtab.recipe import Kitchen, Recipe
+from trimtab.registry import Version
 from trimtab.round import log_candidates
-from trimtab.search import converter
+from trimtab.runtime import CHAMPION, Target
 from trimtab.serving import Serving
+from trimtab.space import converter
+from trimtab.stand import bench_of
 from trimtab.technique import FLOAT, Job
 from trimtab.window import Schema, Window
 
@@ -55,17 +60,21 @@ def begin(parts: Parts) -> Serving:
     with parts.progress.stage("first champion", 4) as advance:
         advance("split the rows before the stream")
         _refuse_broken(parts, schema, history)
-        prepared = rows.prepare(parts, f"{asked.operation}:{_cause(parts, schema, history)}", schema, [0])
+        cause = _cause(parts, schema, history)
+        prepared = rows.prepare(parts, f"{asked.operation}:{cause}", schema, rows.Selection((0,)))
         advance("train")
         parent = parts.executor.call("train", _fit, parts, schema, prepared)
         advance("export and measure")
+        context, measured = Context(asked, schema, prepared, None), dict[Recipe, Entry]()
         try:
-            entry = _export(parts, asked, schema, prepared, parent)
+            for alias, target in parts.project.aliases.items():
+                entry = _export(parts, context, parent, measured, alias, target)
+                measured[entry.recipe] = entry
         except (ArtifactError, InputError):
             shutil.rmtree(parent.folder.parent)  # the factory's code may be mended, and what it gave before is void
             raise
         advance("register")
-        return _register(parts, Context(asked, schema, prepared, None), entry)
+        return _register(parts, context, measured)
 
 
 def _refuse_broken(parts: Parts, schema: Schema, history: Window) -> None:
@@ -118,31 +127,58 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _export(parts: Parts, asked: Round, schema: Schema, prepared: rows.Prepared, parent: Model) -> Entry:
-    recipe = Recipe(steps=(converter(parts.project.optimize.choices, parts.runtime.takes[0]),))
-    kitchen = Kitchen(parent, prepared.data, schema, parts.folder / "steps", parts.project.seed)
-    candidate = parts.executor.call("export", kitchen.build, recipe, parts.runtime.takes[0])
-    bench = Bench(
-        folder=parts.folder / "rounds" / rows.slug(asked.operation) / "evidence",
-        runtime=parts.runtime,
-        target=parts.project.target,
-        champion=candidate.model,
-        data=prepared.data,
-        golden=None,
-        confidence=parts.project.gate.confidence,
-        seed=parts.project.seed,
+def _export(
+    parts: Parts, context: Context, parent: Model, measured: Mapping[Recipe, Entry], alias: str, target: Target
+) -> Entry:
+    """Convert the model for a target's first runtime, and measure it there, beside itself."""
+    setup = target.setups[0]
+    formats = parts.runtime(setup).takes
+    recipe = Recipe(steps=converter(parts.project.optimize.choices, formats))
+    settings = parts.project.model.settings
+    kitchen = Kitchen(
+        parent,
+        parent,
+        context.prepared.data,
+        context.schema,
+        parts.folder / "steps",
+        parts.project.seed,
+        factory=settings.get("factory"),
     )
-    scores = parts.executor.call("benchmark", bench.measure, candidate.fingerprint, candidate.model)
-    return Entry(recipe, candidate, None, scores)
+    candidate = kitchen.build(recipe, formats, parts.executor.call)
+    factory = settings.get("factory")
+    itself = Loadable(setup.runtime, candidate.model, setup.made_with(factory))
+    bench = dataclasses.replace(bench_of(parts, context, alias, itself), golden=None)
+    call, level = parts.executor.call, parts.project.gate.confidence
+    glance = call(f"look at {candidate.name}", bench.glance, candidate, setup)
+    scores = call(f"benchmark {candidate.name}", bench.measure, candidate.fingerprint, itself, level)
+    before = measured.get(recipe)
+    trials = {} if before is None else before.trials
+    return Entry(recipe, candidate, trials={**trials, alias: Trial(setup, glance, scores)})
 
 
-def _register(parts: Parts, context: Context, entry: Entry) -> Serving:
-    if entry.candidate is None:
-        raise SettingsError(f"recipe {entry.recipe.name!r} built nothing")
+def _register(parts: Parts, context: Context, measured: Mapping[Recipe, Entry]) -> Serving:
+    """Register a version for every runtime, and make it the first champion of the targets that begin on it."""
+    entries, operation = list(measured.values()), context.asked.operation
     run = parts.registry.log_round(context.round_log(parts))
-    logged = log_candidates(parts, context, run, [entry])
-    version = context.register(parts, entry, entry.candidate, logged[entry.recipe.name])
-    champion.promote(parts, context.asked.operation, version.number, 0, "first", {})
-    parts.registry.close_round(run, "promoted", context.outcome_tags("promoted", version))
-    parts.journal.close_round(context.asked.operation, "promoted", context.detail([entry], entry, version))
-    return champion.load(parts, version.number)
+    logged = log_candidates(parts, context, run, entries)
+    versions: dict[str, Version] = {}
+    made: dict[tuple[str, str], Version] = {}
+    epoch = 0
+    for alias in parts.project.aliases:
+        entry = next(e for e in entries if alias in e.trials)
+        setup, candidate = entry.trials[alias].setup, entry.candidate
+        if candidate is None:
+            raise SettingsError(f"recipe {entry.recipe.name!r} built nothing")
+        key = (candidate.fingerprint, setup.word)
+        if key not in made:
+            made[key] = context.register(parts, entry, candidate, alias, setup, logged[entry.recipe.name])
+        versions[alias] = made[key]
+        once = operation if alias == CHAMPION else f"{operation}:{alias}"
+        promotion = champion.promote(parts, once, made[key].number, epoch, "first", {}, alias)
+        epoch = promotion.epoch if promotion is not None else epoch
+    first = versions[CHAMPION]
+    parts.registry.close_round(run, "promoted", context.outcome_tags("promoted", first))
+    won = {a: Pick(next(e for e in entries if a in e.trials), "the first") for a in versions}
+    detail = context.detail(entries, won, versions, list(versions), [])
+    parts.journal.close_round(operation, "promoted", detail)
+    return champion.load(parts, first.number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -20,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from trimtab.errors import InternalError, PluginError, ServiceError, SettingsError
 from trimtab.monitor import Answer, Finding
+from trimtab.runtime import CHAMPION
 from trimtab.tables import (
     SCHEMA_VERSION,
     Base,
@@ -42,17 +44,21 @@ LEASE_SECONDS = 90.0
 
 @dataclass(frozen=True)
 class Quality:
-    """Right predictions out of ``rows`` of one version on one window."""
+    """The project's metric of one version on the ``rows`` labelled rows of one window.
+
+    ``value`` is NaN where the rows do not determine it (none of the class that counts), or where the
+    version's outputs are not numbers.
+    """
 
     window: int
     version: int
-    right: int
+    value: float
     rows: int
 
     @property
-    def value(self) -> float:
-        """Share of right predictions."""
-        return self.right / self.rows if self.rows else float("nan")
+    def told(self) -> bool:
+        """Whether there is a value to tell."""
+        return self.rows > 0 and math.isfinite(self.value)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class WindowRecord:
 
 @dataclass(frozen=True)
 class Promotion:
-    """One change of champion."""
+    """One change of champion: which version took which alias, as which of the project's changes in order."""
 
     epoch: int
     version: int
@@ -81,6 +87,7 @@ class Promotion:
     kind: str
     detail: Mapping[str, Any]
     at: str
+    alias: str = CHAMPION
 
 
 @dataclass(frozen=True)
@@ -305,7 +312,7 @@ class Journal:
                     project=self.project,
                     window=quality.window,
                     version=quality.version,
-                    right=quality.right,
+                    value=quality.value if math.isfinite(quality.value) else None,
                     rows=quality.rows,
                     at=now(),
                 )
@@ -316,7 +323,7 @@ class Journal:
         with self._read() as session:
             query = select(QualityRow).where(QualityRow.project == self.project)
             rows = session.scalars(query.order_by(QualityRow.window, QualityRow.version))
-            return [Quality(r.window, r.version, r.right, r.rows) for r in rows]
+            return [Quality(r.window, r.version, math.nan if r.value is None else r.value, r.rows) for r in rows]
 
     # splits
 
@@ -440,18 +447,25 @@ class Journal:
     # promotions
 
     def promote(
-        self, operation: str, version: int, after: int, kind: str, detail: Mapping[str, Any]
+        self,
+        operation: str,
+        version: int,
+        after: int,
+        kind: str,
+        detail: Mapping[str, Any],
+        alias: str = CHAMPION,
     ) -> Promotion | None:
         """Take the epoch that follows ``after``; None when another promotion took it first.
 
         The same operation gets the promotion that it made before.
         """
-        done = next((p for p in self.promotions() if p.operation == operation), None)
+        done = next((p for p in self.promotions(None) if p.operation == operation), None)
         if done is not None:
             return done
         row = PromotionRow(
             project=self.project,
             epoch=after + 1,
+            alias=alias,
             version=version,
             operation=operation,
             kind=kind,
@@ -470,10 +484,11 @@ class Journal:
                 return None
             raise
 
-    def promotions(self) -> list[Promotion]:
-        """Return every change of champion, oldest first."""
+    def promotions(self, alias: str | None = CHAMPION) -> list[Promotion]:
+        """Return every change of the champion under an alias, or under any, oldest first."""
         with self._read() as session:
             query = select(PromotionRow).where(PromotionRow.project == self.project)
+            query = query if alias is None else query.where(PromotionRow.alias == alias)
             return [_promotion(r) for r in session.scalars(query.order_by(PromotionRow.epoch))]
 
     def restore(self, promotions: Sequence[Promotion]) -> None:
@@ -484,6 +499,7 @@ class Journal:
                     PromotionRow(
                         project=self.project,
                         epoch=p.epoch,
+                        alias=p.alias,
                         version=p.version,
                         operation=p.operation,
                         kind=p.kind,
@@ -633,4 +649,4 @@ def _round(row: RoundRow) -> Round:
 
 
 def _promotion(row: PromotionRow) -> Promotion:
-    return Promotion(row.epoch, row.version, row.operation, row.kind, row.detail, row.at)
+    return Promotion(row.epoch, row.version, row.operation, row.kind, row.detail, row.at, row.alias)

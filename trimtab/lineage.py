@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,16 @@ from trimtab.artifact import fill_folder, write_json
 from trimtab.benchmark import Scores
 from trimtab.candidate import Candidate
 from trimtab.data import Role
-from trimtab.entry import Entry
+from trimtab.entry import Entry, Glance
 from trimtab.journal import Round
 from trimtab.parts import Parts
+from trimtab.pick import Pick
 from trimtab.registry import CandidateLog, DatasetLog, RoundLog, Version
+from trimtab.runtime import CHAMPION, Setup
 from trimtab.serving import Serving
 from trimtab.window import Schema
 
 __all__ = ["Context", "describe", "package"]
-
-CONFIDENCE = 0.95
-"""Of the intervals that are shown and logged; the gate uses its own."""
 
 
 @dataclass(frozen=True)
@@ -80,38 +79,74 @@ class Context:
 
     def candidate_log(self, parts: Parts, entry: Entry) -> CandidateLog:
         """Describe one candidate, also a failed one."""
-        candidate, scores = entry.candidate, entry.scores
-        tags = self.ancestry | {"trimtab.verdict": entry.outcome, "trimtab.recipe": entry.recipe.name}
-        if entry.verdict is not None:
-            tags["trimtab.verdict_reasons"] = "; ".join(entry.verdict.reasons)[:5000]
+        candidate = entry.candidate
+        tags = self.ancestry | {"trimtab.recipe": entry.recipe.name}
+        for alias in parts.project.aliases:
+            mark = alias.removeprefix(CHAMPION).replace("-", ".", 1)
+            tags[f"trimtab.verdict{mark}"] = entry.outcome(alias)
+            tags[f"trimtab.verdict_reasons{mark}"] = "; ".join(entry.reasons(alias))[:5000]
+            if alias in entry.trials:
+                tags[f"trimtab.runtime{mark}"] = entry.trials[alias].setup.word
         if entry.error is not None:
             tags["trimtab.error"] = entry.error[:5000]
         if candidate is not None:
             tags["trimtab.fingerprint"] = candidate.fingerprint
-        example, outputs = self._example(parts, candidate)
+        example, outputs = self._example(parts, entry)
         return CandidateLog(
             operation=f"{self.asked.operation}:candidate:{entry.recipe.name}:{_print(candidate)}",
             name=entry.recipe.name,
             tags=tags,
             params=_params(entry),
-            metrics=metrics(scores) | ({"build_seconds": candidate.seconds} if candidate is not None else {}),
+            metrics=_all_metrics(entry) | ({"build_seconds": candidate.seconds} if candidate is not None else {}),
             model=candidate.model if candidate is not None else None,
             example=example,
             outputs=outputs,
             failed=entry.error is not None,
         )
 
-    def _example(self, parts: Parts, candidate: Candidate | None) -> tuple[dict[str, Any], dict[str, Any]]:
-        if candidate is None:
+    def _example(self, parts: Parts, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
+        if entry.candidate is None or not entry.trials:
             return {}, {}
         inputs = dict(self.prepared.data.rows(Role.TRAIN).take(np.arange(2)).inputs)
-        return inputs, parts.runtime.load(candidate.model).run(inputs)
+        setup = next(iter(entry.trials.values())).setup
+        return inputs, parts.runtime(setup).load(entry.candidate.model).run(inputs)
 
-    def detail(self, entries: Sequence[Entry], winner: Entry | None, version: Version | None) -> dict[str, Any]:
-        """Return the round's candidates and rows as JSON, for the journal."""
+    def detail(
+        self,
+        entries: Sequence[Entry],
+        won: Mapping[str, Pick],
+        versions: Mapping[str, Version],
+        promoted: Collection[str],
+        spared: Sequence[str],
+    ) -> dict[str, Any]:
+        """Return the round's candidates, targets and rows as JSON, for the journal.
+
+        Parameters
+        ----------
+        won, versions
+            What was picked, and registered, by the alias of each target's champion.
+        promoted
+            Aliases that moved.
+        spared
+            What the rungs of the ladder that were not climbed would have cost, in words.
+        """
+        winners = {alias: pick.entry for alias, pick in won.items()}
+        targets = {
+            alias: {
+                "winner": pick.entry.recipe.name,
+                "why": pick.why,
+                "runtime": pick.entry.trials[alias].setup.word,
+                "version": versions[alias].number if alias in versions else None,
+                "promoted": alias in promoted,
+            }
+            for alias, pick in won.items()
+        }
+        version = versions.get(CHAMPION)
         return {
             "rows": self.prepared.counts,
-            "candidates": [describe(e, e is winner) for e in entries],
+            "candidates": [describe(e, [a for a, w in winners.items() if w is e]) for e in entries],
+            "targets": targets,
+            "spared": list(spared),
             "version": None if version is None else version.number,
             "champion": None if self.champion is None else self.champion.version,
         }
@@ -120,21 +155,25 @@ class Context:
         """Return the tags that a closed round's run gets."""
         return {"trimtab.outcome": outcome, "trimtab.version": "" if version is None else str(version.number)}
 
-    def register(self, parts: Parts, entry: Entry, candidate: Candidate, candidate_run: str) -> Version:
-        """Put the candidate's package together and register it as a version."""
-        folder = parts.folder / "rounds" / rows.slug(self.asked.operation) / f"package-{candidate.fingerprint}"
-        package(folder, candidate, self.schema, self.prepared, self.champion, entry)
+    def register(
+        self, parts: Parts, entry: Entry, candidate: Candidate, alias: str, setup: Setup, candidate_run: str
+    ) -> Version:
+        """Put the candidate's package together, for one runtime, and register it as a version."""
+        built = f"{candidate.fingerprint}-{setup.slug}"
+        folder = parts.folder / "rounds" / rows.slug(self.asked.operation) / f"package-{built}"
+        package(folder, candidate, self.schema, self.prepared, self.champion, entry, setup)
         tags = self.ancestry | {
             "trimtab.recipe": entry.recipe.name,
             "trimtab.fingerprint": candidate.fingerprint,
-            "trimtab.verdict": entry.outcome,
+            "trimtab.runtime": setup.word,
+            "trimtab.verdict": entry.outcome(alias),
         }
         return parts.registry.create_version(
             candidate_run,
-            f"{self.asked.operation}:version:{candidate.fingerprint}",
+            f"{self.asked.operation}:version:{built}",
             folder,
             tags,
-            _description(self, entry),
+            _description(self, entry, alias, setup),
         )
 
 
@@ -150,16 +189,22 @@ def package(
     prepared: rows.Prepared,
     champion: Serving | None,
     entry: Entry,
+    setup: Setup,
 ) -> None:
-    """Put together everything that a version consists of: what serves, its parent, its schema, its reference."""
+    """Put together everything that a version consists of: what serves and with what, its parent, schema, reference."""
     if folder.is_dir():
         return
     fitted = [prepared.fitted, *([champion.fitted] if champion is not None else [])]
     with fill_folder(folder) as draft:
         shutil.copytree(candidate.model.folder, draft / "model")
         shutil.copytree(candidate.parent.folder, draft / "parent")
+        if candidate.lean.digest != candidate.parent.digest:
+            shutil.copytree(candidate.lean.folder, draft / "lean")
+        served = {"runtime": setup.runtime, "settings": dict(setup.settings), "format": candidate.model.format}
+        write_json(draft / "serving.json", served)
         write_json(draft / "schema.json", schema.model_dump(mode="json"))
-        write_json(draft / "recipe.json", entry.recipe.model_dump(mode="json") | {"steps_built": candidate.steps})
+        write_json(draft / "recipe.json", entry.recipe.model_dump(mode="json"))
+        write_json(draft / "steps.json", [dataclasses.asdict(step) for step in candidate.steps])
         shutil.copyfile(prepared.folder / "reference.parquet", draft / "reference.parquet")
         np.savez(draft / "fitted.npz", groups=np.unique(np.concatenate(fitted)))
 
@@ -168,42 +213,88 @@ def metrics(scores: Scores | None) -> dict[str, float]:
     """Return scores as metrics with their units in the names."""
     if scores is None:
         return {}
-    quality, speedup = scores.quality(CONFIDENCE), scores.latency.speedup
-    named = {
-        "quality": quality.value,
-        "quality_low": quality.low,
-        "quality_high": quality.high,
-        "quality_search": scores.searched,
-        "p50_ms": scores.latency.p50_ms,
-        "p95_ms": scores.latency.p95_ms,
-        "speedup": speedup.value,
-        "speedup_low": speedup.low,
-        "speedup_high": speedup.high,
+    quality, latency, energy = scores.quality, scores.latency, scores.energy
+    named: dict[str, float | None] = {
+        "quality": quality.judged.value,
+        "quality_low": quality.judged.low,
+        "quality_high": quality.judged.high,
+        "quality_search": quality.searched,
+        "quality_golden": quality.golden,
+        "p50_ms": latency.p50_ms,
+        "p95_ms": latency.p95_ms,
+        "p99_ms": latency.p99_ms,
+        "rows_per_second": latency.throughput,
+        "speedup": latency.speedup.value,
+        "speedup_low": latency.speedup.low,
+        "speedup_high": latency.speedup.high,
         "size_bytes": float(scores.size_bytes),
+        "parameters": scores.parameters,
+        "multiply_adds": scores.multiply_adds,
+        "peak_mb": scores.peak_mb,
+        "joules_per_1000_rows": energy.joules_per_1000_rows if energy is not None else None,
+        "carbon_g_per_1000_rows": energy.carbon_g_per_1000_rows if energy is not None else None,
+        "cost_per_1000_rows": energy.cost_per_1000_rows if energy is not None else None,
     }
-    if len(scores.golden):
-        named["quality_golden"] = float(scores.golden.mean())
-    if scores.parameters is not None:
-        named["parameters"] = float(scores.parameters)
+    return {k: float(v) for k, v in named.items() if v is not None and np.isfinite(v)}
+
+
+def look(glance: Glance) -> dict[str, float]:
+    """Return a first look as metrics, whose names say that it is no more than that."""
+    named = {
+        "quality_search": glance.quality,
+        "look_p50_ms": glance.p50_ms,
+        "look_speedup": glance.speedup.value,
+        "size_bytes": float(glance.size_bytes),
+    }
     return {k: v for k, v in named.items() if np.isfinite(v)}
 
 
-def describe(entry: Entry, won: bool) -> dict[str, Any]:
-    """Return one candidate as JSON, for tables."""
-    verdict = entry.verdict
-    reasons = [entry.error] if entry.error is not None else list(verdict.reasons if verdict is not None else ())
+def _all_metrics(entry: Entry) -> dict[str, float]:
+    """Return a candidate's metrics on every target; those of the second and later ones begin with its name."""
+    named: dict[str, float] = {}
+    for alias, trial in entry.trials.items():
+        prefix = alias.removeprefix(CHAMPION).removeprefix("-")
+        told = look(trial.glance) | metrics(trial.scores)
+        named |= {f"{prefix}.{k}" if prefix else k: v for k, v in told.items()}
+    return named
+
+
+def describe(entry: Entry, won: Sequence[str]) -> dict[str, Any]:
+    """Return one candidate as JSON, for tables: what it showed on the first target, and on each.
+
+    Parameters
+    ----------
+    won
+        Aliases of the targets on which it won.
+    """
     facts = entry.candidate.model.facts if entry.candidate is not None else {}
+    targets = {alias: _on_target(entry, alias, alias in won) for alias in entry.trials}
+    first = targets.get(CHAMPION) or _on_target(entry, CHAMPION, False)
     return {
         "recipe": entry.recipe.name,
-        "outcome": entry.outcome,
-        "won": won,
-        "reasons": reasons,
-        "metrics": metrics(entry.scores),
-        "contended": entry.scores.latency.contended if entry.scores is not None else None,
-        "judge_rows": len(entry.scores.judged) if entry.scores is not None else 0,
+        "steps": entry.recipe.model_dump(mode="json"),
+        **first,
+        "targets": targets,
         "fingerprint": entry.candidate.fingerprint if entry.candidate is not None else None,
         "seconds": entry.candidate.seconds if entry.candidate is not None else None,
         "facts": facts,
+    }
+
+
+def _on_target(entry: Entry, alias: str, won: bool) -> dict[str, Any]:
+    trial = entry.trials.get(alias)
+    scores = trial.scores if trial is not None else None
+    return {
+        "outcome": entry.outcome(alias),
+        "won": won,
+        "gains": list(trial.verdict.gains) if trial is not None and trial.verdict is not None else [],
+        "reasons": list(entry.reasons(alias)),
+        "runtime": trial.setup.word if trial is not None else None,
+        "look": look(trial.glance) if trial is not None else {},
+        "metrics": metrics(scores),
+        "contended": scores.latency.contended if scores is not None else None,
+        "energy_method": scores.energy.method if scores is not None and scores.energy is not None else None,
+        "judge_rows": len(scores.judged) if scores is not None else 0,
     }
 
 
@@ -213,15 +304,16 @@ def _params(entry: Entry) -> dict[str, str]:
         for i, step in enumerate(entry.recipe.steps)
         for key, value in dataclasses.asdict(step.load()).items()  # type: ignore[call-overload]
     }
-    return {"recipe": entry.recipe.name} | flat
+    return {"recipe": entry.recipe.name, "start": entry.recipe.start} | flat
 
 
-def _description(context: Context, entry: Entry) -> str:
+def _description(context: Context, entry: Entry, alias: str, setup: Setup) -> str:
     champion = context.champion
     came = "the first champion" if champion is None else f"cut from the parent of version {champion.version}"
-    reasons = entry.verdict.reasons if entry.verdict is not None else ()
+    if champion is not None and entry.recipe.start == "champion":
+        came = f"version {champion.version}, adapted"
     lines = [
-        f"**{entry.recipe.name}**, {came}.",
+        f"**{entry.recipe.name}** on {setup.word}, {came}.",
         "",
         f"Round `{context.asked.operation}` ({context.asked.cause}) after window {context.asked.window}:",
         *(f"- {reason}" for reason in context.asked.reasons),
@@ -229,6 +321,6 @@ def _description(context: Context, entry: Entry) -> str:
         f"Trained on windows {context.prepared.counts['windows']}, data `{context.prepared.data.digest[:12]}`.",
         "",
         "The gate:",
-        *(f"- {reason}" for reason in reasons),
+        *(f"- {reason}" for reason in entry.reasons(alias)),
     ]
     return "\n".join(lines)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trimtab import discover, search
+from trimtab import discover
+from trimtab.energy import Meter
 from trimtab.errors import PluginError, TrimtabError
 from trimtab.executor import Direct, Executor, Progress, Silent
 from trimtab.journal import Journal
+from trimtab.metric import Metric, choose
 from trimtab.monitor import Monitor
 from trimtab.registry import Registry
-from trimtab.runtime import Runtime
+from trimtab.runtime import Runtime, Setup, Target
+from trimtab.sampler import Sampler
 from trimtab.serving import Serving
 from trimtab.settings import Project
+from trimtab.space import Space, converter
 from trimtab.technique import Trainer
 from trimtab.window import Source, Window, with_numbers
 
@@ -31,26 +36,32 @@ class Parts:
     ----------
     project
         The settings.
-    source, monitors, trainer, runtime, registry
-        Plugins that the settings name.
+    source, monitors, trainer, registry, metric, meter, sampler
+        Plugins that the settings name; no meter where energy is not asked for.
+    space
+        Recipes that a round may try.
     journal
         Of this project.
     executor, progress
         How steps are run and shown.
-    loaded
-        Versions that are loaded in this process, by number.
+    loaded, runtimes
+        Versions that are loaded in this process, by number, and runtimes that were made, by their words.
     """
 
     project: Project
     source: Source
     monitors: tuple[Monitor, ...]
     trainer: Trainer
-    runtime: Runtime
     registry: Registry
+    metric: Metric
+    meter: Meter | None
+    sampler: Sampler
+    space: Space
     journal: Journal
     executor: Executor = field(default_factory=Direct)
     progress: Progress = field(default_factory=Silent)
     loaded: dict[int, Serving] = field(default_factory=dict)
+    runtimes: dict[str, Runtime] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -70,6 +81,21 @@ class Parts:
             start = self.source.begins()
             self.journal.fix_start(start)
         return start
+
+    def runtime(self, setup: Setup) -> Runtime:
+        """Return a runtime, made once."""
+        if setup.word not in self.runtimes:
+            self.runtimes[setup.word] = setup.make("targets", self.project.model.settings.get("factory"))
+        return self.runtimes[setup.word]
+
+    def setups(self, target: Target, format: str) -> list[Setup]:
+        """Return the target's runtimes that take a format."""
+        return [s for s in target.setups if format in self.runtime(s).takes]
+
+    def margin(self, target: Target) -> float:
+        """Return the largest loss of quality that is allowed on a target."""
+        own = target.max_quality_drop
+        return self.project.gate.max_quality_drop if own is None else own
 
     def window(self, number: int) -> Window:
         """Read one window."""
@@ -103,16 +129,22 @@ def assemble(
     project.folder.mkdir(parents=True, exist_ok=True)
     journal = Journal(project.journal_url, project.name)
     journal.begin(project.model_dump_json(), f"{project.name}:{project.seed}", project.sealed)
+    runtimes = runtimes_of(project)
+    trainer: Trainer = discover.build("trainers", project.model.trainer, project.model.settings, "model")
     return Parts(
         project=project,
         source=source_of(project),
         monitors=monitors_of(project),
-        trainer=discover.build("trainers", project.model.trainer, project.model.settings, "model"),
-        runtime=runtime_of(project),
+        trainer=trainer,
         registry=registry or registry_of(project),
+        metric=choose(project.model.metric, project.model.trainer, trainer.task),
+        meter=meter_of(project),
+        sampler=sampler_of(project),
+        space=space_of(project, runtimes),
         journal=journal,
         executor=executor or Direct(),
         progress=progress or Silent(),
+        runtimes=runtimes,
     )
 
 
@@ -147,14 +179,47 @@ def read(project: Project, source: Source, number: int, start: int) -> Window:
     return dataclasses.replace(window, frame=with_numbers(window.frame, numeric))
 
 
-def runtime_of(project: Project) -> Runtime:
-    """Make the runtime of the project's target, and check that what a round would try can be built for it."""
-    name, settings = next(iter(project.target.runtimes.items()))
-    runtime: Runtime = discover.build("runtimes", name, settings, "targets.0.runtime")
-    search.plan(project.optimize.choices, project.optimize.candidates, runtime.takes[0])
+def runtimes_of(project: Project) -> dict[str, Runtime]:
+    """Make every runtime that the project's targets name."""
+    factory = project.model.settings.get("factory")
+    return {
+        setup.word: setup.make(f"targets.{place}.runtime", factory)
+        for place, target in enumerate(project.targets)
+        for setup in target.setups
+    }
+
+
+def space_of(project: Project, runtimes: Mapping[str, Runtime]) -> Space:
+    """Lay out what a round may try, and check that all of it can be built for the project's targets.
+
+    Raises
+    ------
+    SettingsError
+        When a recipe is in the wrong order or a technique's setting breaks its rule, before anything runs.
+    """
+    formats = tuple(dict.fromkeys(format for runtime in runtimes.values() for format in runtime.takes))
+    space = Space(project.optimize.choices, formats)
     for recipe in project.optimize.recipes:
-        recipe.check(runtime.takes[0])
-    return runtime
+        recipe.check(formats)
+    first = [f for setup in project.target.setups for f in runtimes[setup.word].takes]
+    converter(project.optimize.choices, first)
+    return space
+
+
+def meter_of(project: Project) -> Meter | None:
+    """Make the meter of energy that the project names, if any."""
+    energy = project.benchmark.energy
+    if energy is None:
+        return None
+    meter: Meter = discover.build("meters", energy.meter, energy.settings, "benchmark.energy")
+    return meter
+
+
+def sampler_of(project: Project) -> Sampler:
+    """Make the sampler that the project names, and check that it can draw from the project's space."""
+    (name, settings), *_ = project.optimize.sampler_settings.items()
+    sampler: Sampler = discover.build("samplers", name, settings, "optimize.sampler")
+    return sampler
 
 
 def monitors_of(project: Project) -> tuple[Monitor, ...]:

@@ -6,22 +6,30 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from trimtab import discover
 from trimtab.artifact import Model, fill_folder, read_json, write_json
-from trimtab.candidate import Candidate
+from trimtab.candidate import Built, Candidate
 from trimtab.data import Data
-from trimtab.errors import PluginError, SettingsError, TrimtabError
+from trimtab.errors import OutOfTimeError, PluginError, SettingsError, TrimtabError
 from trimtab.technique import FLOAT, ONNX, Job, Technique
 from trimtab.window import Schema
 
 __all__ = ["Kitchen", "Recipe", "Step"]
+
+Call = Callable[[str, Callable[[], None]], None]
+
+
+def plainly(_name: str, function: Callable[[], None]) -> None:
+    """Run a step with nothing around it."""
+    function()
 
 
 class Step(BaseModel):
@@ -50,7 +58,16 @@ class Step(BaseModel):
 
 
 class Recipe(BaseModel):
-    """Ordered techniques with their settings.
+    """Ordered techniques with their settings, and what they start from.
+
+    Parameters
+    ----------
+    start
+        ``parent``: the champion's full float model, from which every compressed model is cut anew;
+        ``champion``: the float model as the champion serves it, compressed already, which is adapted
+        and not compressed again.
+    steps
+        In order.
 
     Examples
     --------
@@ -63,20 +80,22 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    start: Literal["parent", "champion"] = "parent"
     steps: tuple[Step, ...]
 
     @property
     def name(self) -> str:
         """How a person reads it."""
-        return " > ".join(step.word for step in self.steps)
+        begin = [self.start] if self.start == "champion" or not self.steps else []
+        return " > ".join([*begin, *(step.word for step in self.steps)])
 
-    def check(self, gives: str = ONNX) -> list[Technique]:
+    def check(self, gives: Collection[str] = (ONNX,)) -> list[Technique]:
         """Load every technique and check that each takes what the one before gives.
 
         Parameters
         ----------
         gives
-            Format that the target's runtime takes.
+            Formats that the targets' runtimes take.
 
         Raises
         ------
@@ -84,26 +103,23 @@ class Recipe(BaseModel):
             Saying which step does not fit and what is missing.
         """
         techniques = [step.load() for step in self.steps]
-        have, compressed = FLOAT, False
-        for technique in techniques:
-            if technique.about.takes != have:
+        have, compressed = FLOAT, self.start == "champion"
+        for about in (t.about for t in techniques):
+            if about.takes != have:
                 raise SettingsError(
-                    f"recipe {self.name!r}: {technique.about.name} takes {technique.about.takes}, "
-                    f"the step before gives {have}; "
+                    f"recipe {self.name!r}: {about.name} takes {about.takes}, the step before gives {have}; "
                     "put a technique between them that converts, such as export"
                 )
-            if technique.about.needs_teacher and not compressed:
+            if about.needs_teacher and not compressed:
                 raise SettingsError(
-                    f"recipe {self.name!r}: {technique.about.name} learns from the float parent, and nothing before it "
+                    f"recipe {self.name!r}: {about.name} learns from the float parent, and nothing before it "
                     "departs from that parent; put a compressing technique such as prune.channel before it"
                 )
-            have = technique.about.gives
-            compressed = not technique.about.renews_parent and (
-                compressed or technique.about.takes == technique.about.gives == FLOAT
-            )
-        if have != gives:
+            have = about.gives
+            compressed = not about.renews_parent and (compressed or about.takes == about.gives == FLOAT)
+        if have not in gives:
             raise SettingsError(
-                f"recipe {self.name!r} ends in format {have}, the target's runtime takes {gives}; "
+                f"recipe {self.name!r} ends in format {have}, the targets' runtimes take {' or '.join(gives)}; "
                 "add a technique that converts, such as export"
             )
         return techniques
@@ -111,12 +127,14 @@ class Recipe(BaseModel):
 
 @dataclass(frozen=True)
 class Kitchen:
-    """Builds recipes from one parent on one round's data; a step with the same fingerprint is built once.
+    """Builds recipes on one round's data; a step with the same fingerprint is built once.
 
     Parameters
     ----------
     parent
-        The float model that every recipe starts from.
+        The full float model that every compressed model is cut from.
+    served
+        The float model as the champion serves it; the parent itself where that was never compressed.
     data
         The round's rows.
     schema
@@ -132,6 +150,7 @@ class Kitchen:
     """
 
     parent: Model
+    served: Model
     data: Data
     schema: Schema
     store: Path
@@ -139,25 +158,52 @@ class Kitchen:
     threads: int = 1
     factory: str | None = None
 
-    def build(self, recipe: Recipe, gives: str = ONNX) -> Candidate:
+    def build(
+        self,
+        recipe: Recipe,
+        gives: Collection[str] = (ONNX,),
+        call: Call = plainly,
+        tell: Callable[[Mapping[str, Any]], None] = lambda _: None,
+        deadline: float | None = None,
+    ) -> Candidate:
         """Build every step that is not built yet.
+
+        Parameters
+        ----------
+        gives
+            Formats that the targets' runtimes take.
+        call
+            Runs each step that is built, under a name.
+        tell
+            Is told of each step as soon as it is built.
+        deadline
+            Of :class:`~trimtab.technique.Job`; a step that is built already is taken however late it is.
 
         Raises
         ------
         SettingsError
             For a recipe whose steps do not fit.
+        OutOfTimeError
+            When the deadline passes.
         PluginError
             When a technique raises something that is not an error of trimtab's.
         """
         techniques = recipe.check(gives)
-        model, parent, seconds, prints = self.parent, self.parent, 0.0, []
+        model = self.served if recipe.start == "champion" else self.parent
+        parent, lean, built = self.parent, model, []
+        whole = model.digest == self.parent.digest
         for step, technique in zip(recipe.steps, techniques, strict=True):
-            print_ = self.fingerprint(model, parent, step, technique)
-            model, spent = self._step(print_, model, parent, technique)
-            parent = model if technique.about.renews_parent else parent
-            seconds += spent
-            prints.append(print_)
-        return Candidate(recipe.name, prints[-1], model, parent, seconds, tuple(prints))
+            made = self._step(model, parent, step, technique, call, deadline)
+            if made.fresh:
+                tell(dataclasses.asdict(made))
+            built.append(made)
+            model = Model.at(self.store / made.fingerprint / "model", technique.about.gives)
+            if technique.about.gives == FLOAT:
+                lean = model
+            if technique.about.renews_parent and whole:
+                parent = model
+        fingerprint = built[-1].fingerprint if built else model.digest[:32]
+        return Candidate(recipe.name, fingerprint, model, parent, lean, tuple(built))
 
     def fingerprint(self, model: Model, teacher: Model, step: Step, technique: Technique) -> str:
         """Return the digest of everything that the step's result follows from."""
@@ -167,26 +213,40 @@ class Kitchen:
         cause = [model.digest, teacher.digest, step.technique, settings, data, self.seed, versions]
         return hashlib.sha256(json.dumps(cause, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
-    def _step(self, fingerprint: str, model: Model, teacher: Model, technique: Technique) -> tuple[Model, float]:
-        folder = self.store / fingerprint
-        if not folder.is_dir():
-            self._make(folder, model, teacher, technique)
-        return Model.at(folder / "model", technique.about.gives), float(read_json(folder / "step.json")["seconds"])
+    def _step(
+        self, model: Model, teacher: Model, step: Step, technique: Technique, call: Call, deadline: float | None
+    ) -> Built:
+        print_ = self.fingerprint(model, teacher, step, technique)
+        folder = self.store / print_
+        fresh = not folder.is_dir()
+        if fresh:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise OutOfTimeError(f"{step.word} was not begun: the round's minutes were spent")
+            call(f"build {step.word}", lambda: self._make(folder, model, teacher, technique, deadline))
+        told = read_json(folder / "step.json")
+        return Built(print_, technique.about.name, float(told["seconds"]), int(told["effort"]), fresh)
 
-    def _make(self, folder: Path, model: Model, teacher: Model, technique: Technique) -> None:
+    def _make(self, folder: Path, model: Model, teacher: Model, technique: Technique, deadline: float | None) -> None:
         begin = time.perf_counter()
         with fill_folder(folder) as draft:
             (draft / "model").mkdir()
-            job = Job(draft / "model", self.seed, self.schema, teacher, self.threads, self.factory)
+            job = Job(draft / "model", self.seed, self.schema, teacher, self.threads, self.factory, deadline)
             try:
-                technique.apply(model, self.data, job)
+                made = technique.apply(model, self.data, job)
             except TrimtabError:
                 raise
             except Exception as error:  # a plugin may raise anything; the round goes on without this candidate
                 raise PluginError(
                     f"technique {technique.about.name!r} raised {type(error).__name__}: {error}"
                 ) from error
-            write_json(draft / "step.json", {"technique": technique.about.name, "seconds": time.perf_counter() - begin})
+            told = {"technique": technique.about.name, "effort": effort_of(technique, made.facts)}
+            write_json(draft / "step.json", told | {"seconds": time.perf_counter() - begin})
+
+
+def effort_of(technique: Technique, facts: Mapping[str, Any]) -> int:
+    """Return what a step's time grew with, as its result says it, else as it was set; 0 for a quick technique."""
+    name = technique.about.effort
+    return 0 if name is None else int(facts.get(name) or getattr(technique, name) or 0)
 
 
 def _version(name: str) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from trimtab.artifact import Model, fill_folder, sha256_file, verify
 from trimtab.errors import ArtifactError, ServiceError
+from trimtab.runtime import CHAMPION
 
 __all__ = [
     "CHALLENGER",
@@ -26,7 +27,6 @@ __all__ = [
     "digests_of",
 ]
 
-CHAMPION = "champion"
 PREVIOUS = "previous"
 CHALLENGER = "challenger"
 

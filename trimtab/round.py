@@ -1,27 +1,27 @@
-"""One round: rows, recipes, candidates, measuring, judging, and the promotion or the reasons against it."""
+"""One round: rows, recipes, candidates, measuring, judging, and the promotions or the reasons against them."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from trimtab import champion, rows, search
-from trimtab.artifact import Model
-from trimtab.benchmark import Scores
+from trimtab import champion
+from trimtab.benchmark import CONFIDENCE
 from trimtab.entry import Entry
-from trimtab.errors import ArtifactError, InputError, ServiceError, TrimtabError
-from trimtab.evidence import Bench
-from trimtab.gate import Outcome
+from trimtab.errors import InputError, ServiceError
+from trimtab.explore import Costs, Explorer
 from trimtab.journal import LEASE_SECONDS, Round
-from trimtab.lineage import CONFIDENCE, Context
+from trimtab.jury import good_enough, judge, winners
+from trimtab.lineage import Context
 from trimtab.parts import Parts
-from trimtab.recipe import Kitchen, Recipe
-from trimtab.registry import CHALLENGER
-from trimtab.serving import Serving
+from trimtab.pick import nearest
+from trimtab.recipe import Recipe
+from trimtab.registry import CHALLENGER, Version
+from trimtab.runtime import CHAMPION
+from trimtab.search import Search
+from trimtab.stand import Stand, bench_of, kitchen, loadable, take
 
-__all__ = ["optimize", "request"]
+__all__ = ["optimize", "request", "request_by_hand"]
 
 
 def request(parts: Parts, window: int, cause: str, reasons: Sequence[str]) -> Round:
@@ -53,7 +53,7 @@ def optimize(parts: Parts, asked: Round) -> Round:
     ------
     TrimtabError
         When a server did not answer (the round stays open and is taken up at the next start) or the
-        input is wrong (the round is closed as failed). The champion is unchanged either way.
+        input is wrong (the round is closed as failed). The champions are unchanged either way.
     """
     with parts.journal.lease(asked.operation, wait=LEASE_SECONDS) as mine:
         if mine:
@@ -69,24 +69,81 @@ def optimize(parts: Parts, asked: Round) -> Round:
 
 
 def _run(parts: Parts, asked: Round) -> None:
-    serving = champion.reconcile(parts)
-    if serving is None:
+    begin = time.monotonic()
+    if champion.reconcile(parts) is None:
         raise InputError("there is no champion yet: run the project once before asking for a round")
-    promotions = parts.journal.promotions()
-    mine = any(p.operation == asked.operation for p in promotions)
+    promotions = parts.journal.promotions(None)
+    mine = any(p.operation.startswith(asked.operation) for p in promotions)
     if promotions[-1].epoch != asked.epoch and not mine:
         return parts.journal.close_round(asked.operation, "lost", {"reason": "another promotion came first"})
-    serving = champion.load(parts, next(p.version for p in promotions if p.epoch == asked.epoch))
-    repair = asked.degrades or parts.journal.degraded()
-    anchor = champion.load(parts, champion.anchor(promotions))
-    prepared = rows.prepare(parts, asked.operation, serving.schema, *training_windows(parts, asked.window))
-    context = Context(asked, serving.schema, prepared, serving)
-    run = parts.executor.call("log round", parts.registry.log_round, context.round_log(parts))
-    entries = build(parts, serving, prepared)
-    entries, (reigning, approved) = _measure(parts, asked, serving, anchor, prepared, entries)
-    entries = _judge(parts, entries, reigning, approved, repair)
-    logged = log_candidates(parts, context, run, entries)
-    return _conclude(parts, context, run, entries, logged, choose(parts, entries), repair)
+    stand = take(parts, asked, [p for p in promotions if p.epoch <= asked.epoch], begin)
+    run = parts.executor.call("log round", parts.registry.log_round, stand.context.round_log(parts))
+    entries, spared = _climb(parts, stand)
+    logged = log_candidates(parts, stand.context, run, entries)
+    return _conclude(parts, stand, run, entries, logged, spared)
+
+
+def _climb(parts: Parts, stand: Stand) -> tuple[list[Entry], list[str]]:
+    """Explore the space, rung by rung where the project asks for it, and judge what is best.
+
+    Returns
+    -------
+    entries, spared
+        Every candidate, and in words what the rungs that were not climbed would have cost.
+    """
+    explorer = Explorer(parts, kitchen(parts, stand), stand.benches, stand.asked.operation, stand.deadline)
+    rungs = _rungs(parts)
+    judged: dict[Recipe, Entry] = {}
+    for place, search in enumerate(rungs):
+        explorer.run(search)
+        judged |= judge(parts, stand, explorer.entries, judged, len(rungs))
+        entries = [judged.get(recipe, entry) for recipe, entry in explorer.entries.items()]
+        if place + 1 < len(rungs) and good_enough(parts, stand, entries):
+            return entries, _spared(parts, rungs[place + 1 :])
+    return entries, []
+
+
+def _rungs(parts: Parts) -> list[Search]:
+    """Return the searches of a round: one, or where there is a ladder one for each rung and the full one."""
+    settings, space = parts.project.optimize, parts.space
+    quick = [r for rung in space.rungs if rung < FULL_RUNG for r in space.adapted(rung)]
+    full = list(dict.fromkeys([*settings.recipes, *_last_winner(parts), *quick, *space.untrained()]))
+    ladder = [space.adapted(rung) for rung in space.rungs] if settings.ladder else []
+    return [
+        *(_search(parts, given, len(given)) for given in ladder if given),
+        _search(parts, [r for r in full if not any(r in given for given in ladder)], settings.candidates),
+    ]
+
+
+FULL_RUNG = 3
+"""Rungs below it take so little that every round tries them; this one and above only a ladder does."""
+
+
+def _search(parts: Parts, given: Sequence[Recipe], candidates: int) -> Search:
+    settings = parts.project.optimize
+    return Search(
+        space=parts.space,
+        sampler=parts.sampler,
+        seed=parts.project.seed,
+        given=given,
+        candidates=candidates,
+        objectives=2 + len(parts.project.targets),
+        halving=settings.halving,
+        defaults=parts.project.model.settings,
+    )
+
+
+def _last_winner(parts: Parts) -> list[Recipe]:
+    """Return the recipe that won last: what did well once is likely to again."""
+    won = [c["steps"] for r in parts.journal.rounds() for c in r.detail.get("candidates", ()) if c["won"]]
+    recipes = [Recipe.model_validate(plain) for plain in won[-1:]]
+    return [r for r in recipes if r.start == "parent" and any(s.load().about.compresses for s in r.steps)]
+
+
+def _spared(parts: Parts, rungs: Sequence[Search]) -> list[str]:
+    """Say what the searches that were not run would have cost."""
+    costs = Costs.of([detail for _, _, detail in parts.journal.records("step")])
+    return [f"spared: {search.promise(costs.foresee)}" for search in rungs]
 
 
 def log_candidates(parts: Parts, context: Context, run: str, entries: Sequence[Entry]) -> dict[str, str]:
@@ -100,163 +157,68 @@ def log_candidates(parts: Parts, context: Context, run: str, entries: Sequence[E
     return logged
 
 
-def training_windows(parts: Parts, closed: int) -> tuple[list[int], list[int]]:
-    """Return the newest labelled windows that a round trains on, and the older ones that it replays.
-
-    ``closed`` is the newest window that had closed when the round was asked for.
-    """
-    quarantined = parts.journal.quarantined()
-    labelled = [w.number for w in parts.journal.windows() if w.labelled and w.number <= closed]
-    usable = [0, *(n for n in labelled if n not in quarantined and n != 0)]
-    if not len(parts.window(0).frame):
-        usable = usable[1:]
-    count = max(1, parts.project.data.train)
-    return usable[-count:], usable[:-count]
-
-
-def build(parts: Parts, serving: Serving, prepared: rows.Prepared) -> list[Entry]:
-    """Build the round's recipes from the champion's parent, until the minutes are spent."""
-    settings = parts.project.optimize
-    planned = search.plan(settings.choices, settings.candidates, parts.runtime.takes[0])
-    recipes = list(dict.fromkeys([*settings.recipes, *planned]))[: settings.candidates]
-    kitchen = Kitchen(
-        serving.parent,
-        prepared.data,
-        serving.schema,
-        parts.folder / "steps",
-        parts.project.seed,
-        settings.threads,
-        parts.project.model.settings.get("factory"),
-    )
-    deadline = time.monotonic() + 60 * settings.minutes
-    entries: list[Entry] = []
-    with parts.progress.stage("build candidates", len(recipes)) as advance:
-        for recipe in recipes:
-            if entries and time.monotonic() > deadline:
-                entries.append(Entry(recipe, error=f"not built: optimize.minutes ({settings.minutes:g}) were spent"))
-            else:
-                entries.append(_build_one(parts, kitchen, recipe))
-            advance(recipe.name)
-    return entries
-
-
-def _build_one(parts: Parts, kitchen: Kitchen, recipe: Recipe) -> Entry:
-    try:
-        return Entry(recipe, parts.executor.call(f"build {recipe.name}", kitchen.build, recipe, parts.runtime.takes[0]))
-    except TrimtabError as error:
-        parts.journal.record("error", {"candidate": recipe.name, "message": str(error)})
-        return Entry(recipe, error=str(error))
-
-
-def _measure(
-    parts: Parts, asked: Round, serving: Serving, anchor: Serving, prepared: rows.Prepared, entries: list[Entry]
-) -> tuple[list[Entry], tuple[Scores, Scores]]:
-    """Measure champion, anchor and every built candidate on the same rows; what was measured is kept."""
-    built = [e.candidate for e in entries if e.candidate is not None]
-    bench = Bench(
-        folder=parts.folder / "rounds" / rows.slug(asked.operation) / "evidence",
-        runtime=parts.runtime,
-        target=parts.project.target,
-        champion=serving.model,
-        data=prepared.data,
-        golden=rows.golden(parts, serving.schema),
-        confidence=parts.project.gate.level(len(built)),
-        seed=parts.project.seed,
-    )
-    with parts.progress.stage("benchmark", len(built) + 2) as advance:
-
-        def measure(name: str, key: str, model: Model) -> Scores:
-            scores = parts.executor.call(f"benchmark {name}", bench.measure, key, model)
-            advance(name)
-            return scores
-
-        both = measure("champion", "champion", serving.model), measure("anchor", "anchor", anchor.model)
-        return [_measured(parts, measure, entry) for entry in entries], both
-
-
-def _measured(parts: Parts, measure: Callable[[str, str, Model], Scores], entry: Entry) -> Entry:
-    if entry.candidate is None:
-        return entry
-    try:
-        scores = measure(entry.candidate.name, entry.candidate.fingerprint, entry.candidate.model)
-        return dataclasses.replace(entry, scores=scores)
-    except ArtifactError as error:
-        parts.journal.record("error", {"candidate": entry.recipe.name, "message": str(error)})
-        return dataclasses.replace(entry, error=str(error))
-
-
-def _judge(parts: Parts, entries: list[Entry], reigning: Scores, anchor: Scores, repair: bool) -> list[Entry]:
-    comparisons = sum(e.scores is not None for e in entries)
-    gate = parts.project.gate
-    return [
-        dataclasses.replace(e, verdict=gate.judge(e.scores, reigning, anchor, comparisons, repair)) if e.scores else e
-        for e in entries
-    ]
-
-
-def choose(parts: Parts, entries: Sequence[Entry]) -> Entry | None:
-    """Return the fastest candidate that passed and is not clearly behind the best of them in quality.
-
-    Clearly: by more than the quality margin and more than one standard error of the best (the
-    one-standard-error rule of Breiman et al. 1984).
-    """
-    passed = [e for e in entries if e.verdict is not None and e.verdict.outcome is Outcome.PASSED]
-    return _fastest(parts, passed)
-
-
-def _fastest(parts: Parts, entries: Sequence[Entry]) -> Entry | None:
-    scored = [(e, e.scores) for e in entries if e.scores is not None]
-    if not scored:
-        return None
-    best, count = max(s.ranking for _, s in scored)
-    error = math.sqrt(best * (1 - best) / max(1, count))
-    bar = best - max(parts.project.gate.max_quality_drop, error)
-    able = [(e, s) for e, s in scored if s.ranking[0] >= bar]
-    return max(able, key=lambda pair: (pair[1].latency.speedup.value, -pair[1].size_bytes))[0]
-
-
 def _conclude(
-    parts: Parts,
-    context: Context,
-    run: str,
-    entries: list[Entry],
-    logged: Mapping[str, str],
-    winner: Entry | None,
-    repair: bool,
+    parts: Parts, stand: Stand, run: str, entries: list[Entry], logged: Mapping[str, str], spared: Sequence[str]
 ) -> None:
-    asked = context.asked
-    kept = winner or (_best_so_far(parts, entries) if repair else None)
-    version = None
-    if kept is not None and kept.candidate is not None:
-        version = context.register(parts, kept, kept.candidate, logged[kept.recipe.name])
-    outcome = "degraded" if repair else "kept"
-    if winner is not None and version is not None:
-        promotion = champion.promote(parts, asked.operation, version.number, asked.epoch, "promote", {})
-        outcome = "promoted" if promotion is not None else "lost"
-    elif version is not None:
-        parts.registry.set_alias(CHALLENGER, version.number)
-    detail = context.detail(entries, winner, version)
-    if outcome == "promoted" and version is not None:
-        detail |= {"against_first": _against_first(parts, context, version.number)}
-    parts.registry.close_round(run, outcome, context.outcome_tags(outcome, version))
+    asked, context, won = stand.asked, stand.context, winners(parts, entries)
+    versions = _register(parts, context, {a: p.entry for a, p in won.items()}, logged)
+    promoted = _promote(parts, asked, versions)
+    kept = None
+    if CHAMPION not in won and stand.repair:
+        margin = parts.margin(parts.project.target)
+        kept = nearest(entries, CHAMPION, parts.project.target, margin)
+    if kept is not None:
+        versions |= _register(parts, context, {CHAMPION: kept}, logged)
+    if CHAMPION in versions and CHAMPION not in promoted:
+        parts.registry.set_alias(CHALLENGER, versions[CHAMPION].number)
+    lost = set(won) - set(promoted)
+    outcome = "promoted" if CHAMPION in promoted else "lost" if lost else "degraded" if stand.repair else "kept"
+    detail = context.detail(entries, won, versions, promoted, spared)
+    if outcome == "promoted":
+        detail |= {"against_first": _against_first(parts, context, versions[CHAMPION].number)}
+    parts.registry.close_round(run, outcome, context.outcome_tags(outcome, versions.get(CHAMPION)))
     parts.journal.close_round(asked.operation, outcome, detail)
+
+
+def _register(
+    parts: Parts, context: Context, chosen: Mapping[str, Entry], logged: Mapping[str, str]
+) -> dict[str, Version]:
+    """Register what was chosen on each target; targets that chose the same model and runtime share a version."""
+    made: dict[tuple[str, str], Version] = {}
+    versions: dict[str, Version] = {}
+    for alias, entry in chosen.items():
+        if entry.candidate is None:
+            continue
+        trial = entry.trials[alias]
+        key = (entry.candidate.fingerprint, trial.setup.word)
+        if key not in made:
+            run = logged[entry.recipe.name]
+            made[key] = context.register(parts, entry, entry.candidate, alias, trial.setup, run)
+        versions[alias] = made[key]
+    return versions
+
+
+def _promote(parts: Parts, asked: Round, versions: Mapping[str, Version]) -> list[str]:
+    """Promote on each target, and return the aliases that moved; another's promotion in between ends it."""
+    epoch, moved = asked.epoch, []
+    for alias, version in versions.items():
+        operation = asked.operation if alias == CHAMPION else f"{asked.operation}:{alias}"
+        promotion = champion.promote(parts, operation, version.number, epoch, "promote", {}, alias)
+        if promotion is None:
+            break
+        epoch = promotion.epoch
+        moved.append(alias)
+    return moved
 
 
 def _against_first(parts: Parts, context: Context, version: int) -> dict[str, float]:
     """Measure a new champion beside the very first, for the line that says what was gained."""
     first = champion.load(parts, parts.journal.promotions()[0].version)
     new = champion.load(parts, version)
-    bench = Bench(
-        folder=parts.folder / "rounds" / rows.slug(context.asked.operation) / "evidence",
-        runtime=parts.runtime,
-        target=parts.project.target,
-        champion=first.model,
-        data=context.prepared.data,
-        golden=None,
-        confidence=CONFIDENCE,
-        seed=parts.project.seed,
+    bench = bench_of(parts, context, CHAMPION, loadable(parts, first))
+    scores = parts.executor.call(
+        "benchmark against the first champion", bench.measure, "against-first", loadable(parts, new), CONFIDENCE
     )
-    scores = parts.executor.call("benchmark against the first champion", bench.measure, "against-first", new.model)
     speedup = scores.latency.speedup
     return {
         "speedup": speedup.value,
@@ -265,9 +227,3 @@ def _against_first(parts: Parts, context: Context, version: int) -> dict[str, fl
         "size_bytes": float(scores.size_bytes),
         "size_ratio": scores.size_bytes / first.model.size_bytes,
     }
-
-
-def _best_so_far(parts: Parts, entries: Sequence[Entry]) -> Entry | None:
-    """Return what comes nearest to a winner: the best among those that were not refused."""
-    undecided = [e for e in entries if e.verdict is not None and e.verdict.outcome is Outcome.UNKNOWN]
-    return _fastest(parts, undecided or [e for e in entries if e.verdict is not None])

@@ -2,17 +2,72 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from trimtab import discover
 from trimtab.artifact import Model
 from trimtab.window import Arrays
 
-__all__ = ["Runtime", "Session", "Target"]
+__all__ = ["CHAMPION", "Runtime", "Session", "Setup", "Target"]
+
+CHAMPION = "champion"
+"""Alias of the champion on the first target; on target ``edge`` it is ``champion-edge``."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A runtime with its settings.
+
+    Parameters
+    ----------
+    runtime
+        Its name.
+    settings
+        What it is made with.
+
+    Examples
+    --------
+    >>> Setup("openvino", {"cache": True}).word
+    'openvino(cache=True)'
+    """
+
+    runtime: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def word(self) -> str:
+        """How a person reads it; equal setups have equal words."""
+        inner = ", ".join(f"{k}={v}" for k, v in sorted(self.settings.items()))
+        return f"{self.runtime}({inner})" if inner else self.runtime
+
+    @property
+    def slug(self) -> str:
+        """A short text for the name of a file."""
+        return hashlib.sha256(self.word.encode()).hexdigest()[:12]
+
+    def made_with(self, factory: str | None) -> dict[str, Any]:
+        """Return all that the runtime is made with.
+
+        Parameters
+        ----------
+        factory
+            That the project names, for a runtime that rebuilds the network itself.
+        """
+        fields = inspect.signature(discover.find("runtimes", self.runtime)).parameters
+        return {**({"factory": factory} if "factory" in fields else {}), **self.settings}
+
+    def make(self, where: str, factory: str | None = None) -> Runtime:
+        """Make the runtime; ``where`` is how the project file calls its settings, for messages."""
+        runtime: Runtime = discover.build("runtimes", self.runtime, self.made_with(factory), where)
+        return runtime
 
 
 def _several(value: object) -> object:
@@ -61,10 +116,17 @@ class Target(BaseModel):
     prefer: Literal["speed", "size", "energy", "quality"] = "speed"
 
     @property
-    def runtimes(self) -> dict[str, dict[str, Any]]:
-        """Settings of each runtime that may serve, by its name."""
-        pairs = [(r, {}) if isinstance(r, str) else next(iter(r.items())) for r in self.runtime]
-        return {name: dict(settings or {}) for name, settings in pairs}
+    def setups(self) -> tuple[Setup, ...]:
+        """The runtimes that may serve, with their settings."""
+        pairs = [(r, None) if isinstance(r, str) else next(iter(r.items())) for r in self.runtime]
+        return tuple(Setup(name, dict(settings or {})) for name, settings in pairs)
+
+    @field_validator("runtime", mode="after")
+    @classmethod
+    def _names_and_settings(cls, value: tuple[str | dict[str, Any], ...]) -> tuple[str | dict[str, Any], ...]:
+        if any(not isinstance(r, str) and len(r) != 1 for r in value):
+            raise ValueError("a runtime is a name, or one name with a mapping of its settings, such as openvino: {}")
+        return value
 
 
 class Session(Protocol):

@@ -1,88 +1,218 @@
-"""Which recipes a round tries: from the techniques of the project, cheap ones first, within its budget."""
+"""Which recipe a round tries next: what is promising, a little first, and more of what does well."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from trimtab.errors import SettingsError
+from pydantic import BaseModel, ConfigDict, Field
+
+from trimtab.pareto import order
 from trimtab.recipe import Recipe, Step
-from trimtab.technique import FLOAT, ONNX
+from trimtab.sampler import Point, Sampler
+from trimtab.space import Space
 
-__all__ = ["converter", "plan"]
+__all__ = ["Halving", "Search", "Task"]
 
 
-def plan(choices: Sequence[tuple[str, Mapping[str, Any]]], candidates: int, gives: str = ONNX) -> list[Recipe]:
-    """Lay out the recipes of a round.
+class Halving(BaseModel):
+    """Early stopping: everything is trained a little, and the best share of it longer.
 
-    A recipe takes one of the training techniques, or the parent as it is; then every compressing
-    technique or none, followed by what recovers from it; then conversion; then what compresses the
-    converted model, or nothing. Recipes that share steps share their builds.
+    Asynchronous successive halving (Li et al. 2020): a recipe goes up a level when it is among the best
+    ``1 / factor`` of those that have finished its level, best in the sense of the Pareto front over
+    quality, latency on every target, and size. When no recipe is left to begin, each level sends up its
+    best at once. A longer training goes on from where the shorter one ended, so that nothing is trained
+    twice.
 
     Parameters
     ----------
-    choices
-        Names and settings of the project's techniques in order; a list as a value means: try each.
+    factor
+        How many times longer each level trains, and how few go up to it.
+    levels
+        Number of levels; the last trains as long as the project says.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    factor: int = Field(default=3, ge=2)
+    levels: int = Field(default=3, ge=1)
+
+    def efforts(self, full: int) -> list[int]:
+        """Return what each level trains, to the full effort at the last.
+
+        Examples
+        --------
+        >>> Halving().efforts(18), Halving().efforts(2)
+        ([2, 6, 18], [1, 2])
+        """
+        below = [max(1, round(full / self.factor**k)) for k in range(self.levels - 1, 0, -1)]
+        return sorted({*(e for e in below if e < full), full})
+
+
+@dataclass(frozen=True)
+class Task:
+    """A recipe to build now.
+
+    Parameters
+    ----------
+    recipe
+        To build.
+    whole
+        The same trained in full, by which it is told from others.
+    level
+        Of early stopping.
+    point
+        Where the sampler drew it; None for a recipe that was given.
+    """
+
+    recipe: Recipe
+    whole: Recipe
+    level: int = 0
+    point: Point | None = None
+
+
+@dataclass
+class Search:
+    """Proposes recipes one after another, and learns from what came of them.
+
+    First the recipes that are given, in full; then what the sampler draws from the space, with early
+    stopping where it is on.
+
+    Parameters
+    ----------
+    space, sampler, seed
+        What to draw from, and how.
+    given
+        Recipes to try first.
     candidates
-        Most recipes to return.
-    gives
-        Format that the target's runtime takes.
-
-    Raises
-    ------
-    SettingsError
-        When nothing can be built from the techniques, saying what is missing.
-
-    Examples
-    --------
-    >>> recipes = plan([("finetune", {}), ("export", {}), ("quantize.static", {})], 9)
-    >>> [r.name for r in recipes]
-    ['export > quantize.static', 'finetune > export', 'finetune > export > quantize.static']
+        Most recipes to begin.
+    objectives
+        Number of losses that :meth:`tell` is given.
+    halving
+        Early stopping, or None.
+    defaults
+        The trainer's settings, from which a technique takes what it is not told.
     """
-    steps = [(step.load(), step) for name, settings in choices for step in _variants(name, settings)]
-    trains = [step for t, step in steps if t.about.renews_parent]
-    shrinks = [
-        step
-        for t, step in steps
-        if t.about.takes == t.about.gives == FLOAT and not t.about.renews_parent and not t.about.needs_teacher
-    ]
-    recovers = tuple(step for t, step in steps if t.about.needs_teacher)
-    convert = converter(choices, gives)
-    finishes = [step for t, step in steps if t.about.takes == t.about.gives == gives]
-    tails = [(convert, *f) for f in [(), *((f,) for f in finishes)]]
-    untrained = [tail for tail in tails if len(tail) > 1]
-    bodies = [(), *((s, *recovers) for s in shrinks)]
-    trained = [(t, *body, *tail) for t, body, tail in itertools.product(trains, bodies, tails)]
-    recipes = [Recipe(steps=steps_) for steps_ in (*untrained, *trained)]
-    if not recipes:
-        raise SettingsError(
-            "optimize.techniques: nothing trains and nothing compresses; add finetune, scratch or quantize.static"
-        )
-    for recipe in recipes:
-        recipe.check(gives)
-    return recipes[:candidates]
+
+    space: Space
+    sampler: Sampler
+    seed: int
+    given: Sequence[Recipe]
+    candidates: int
+    objectives: int
+    halving: Halving | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._queue = list(dict.fromkeys(self.given))[: self.candidates]
+        self._begun: set[Recipe] = set()
+        self._draws = self.sampler.begin(self.space.parameters, self.objectives, self.seed)
+        self._dry = False
+        self._levels: dict[int, list[tuple[Task, tuple[float, ...]]]] = {}
+        self._raised: set[tuple[Recipe, int]] = set()
+
+    @property
+    def done(self) -> bool:
+        """Whether no further recipe will be begun."""
+        return self._dry or len(self._begun) >= self.candidates
+
+    def ask(self) -> Task | None:
+        """Return what to build next, or None when nothing is left that is worth it."""
+        if self._queue and not self.done:
+            recipe = self._queue.pop(0)
+            self._begun.add(recipe)
+            return Task(recipe, recipe)
+        return self._promote(at_end=False) or self._draw() or self._promote(at_end=True)
+
+    def tell(self, task: Task, losses: Sequence[float] | None) -> None:
+        """Say what came of a task; None: it failed, or was stopped."""
+        if task.point is not None and task.level == 0:
+            self._draws.tell(task.point, losses)
+        if losses is not None:
+            self._levels.setdefault(task.level, []).append((task, tuple(losses)))
+
+    def promise(self, foresee: Callable[[Recipe], float | None]) -> str:
+        """Say what the search would try, and what that would take by what steps took so far.
+
+        Parameters
+        ----------
+        foresee
+            Seconds that a recipe takes; None where a step of it was never built.
+        """
+        some = [*self.given, *self.space.simple()][: self.candidates]
+        known = [seconds for recipe in some if (seconds := foresee(recipe)) is not None]
+        about = f"about {math.fsum(known) / len(known) * self.candidates:.0f} s" if known else "nobody knows how long"
+        return f"up to {self.candidates} recipes such as {some[0].name}, {about}"
+
+    def left(self) -> list[Recipe]:
+        """Return recipes that were given and not begun, for the list of what was not tried."""
+        return list(self._queue)
+
+    def _draw(self) -> Task | None:
+        while not self.done:
+            point = self._draws.ask()
+            if point is None:
+                self._dry = True
+                return None
+            recipe = self.space.recipe(point)
+            if recipe is None or recipe in self._begun:
+                self._draws.tell(point, None)
+                self._misses += 1
+                self._dry = self._misses >= PATIENCE
+                continue
+            self._misses = 0
+            self._begun.add(recipe)
+            return Task(self._at(recipe, 0), recipe, 0, point)
+        return None
+
+    _misses: int = field(default=0, init=False)
+
+    def _promote(self, at_end: bool) -> Task | None:
+        if self.halving is None:
+            return None
+        for level in sorted(self._levels, reverse=not at_end):
+            unfinished = (r for r in self._levels[level] if level + 1 < len(self._chain(r[0].whole)))
+            tried = [(t, losses) for t, losses in unfinished if t.recipe != t.whole]
+            share = len(tried) / self.halving.factor
+            places = order([losses for _, losses in tried])[: math.ceil(share) if at_end else math.floor(share)]
+            for task, _ in (tried[i] for i in places):
+                if (task.whole, level) not in self._raised:
+                    self._raised.add((task.whole, level))
+                    return Task(self._at(task.whole, level + 1), task.whole, level + 1)
+        return None
+
+    def _at(self, recipe: Recipe, level: int) -> Recipe:
+        """Return the recipe as a level trains it: its last training step in pieces that grow."""
+        chain = self._chain(recipe)
+        if len(chain) == 1:
+            return recipe
+        place = max(i for i, step in enumerate(recipe.steps) if self._full(step))
+        about = recipe.steps[place].load().about
+        begins_anew = about.renews_parent and about.rung is None  # it does not go on from what it is given
+        efforts = chain[level : level + 1] if begins_anew else chain[: level + 1]
+        pieces = [_with_effort(recipe.steps[place], effort) for effort in efforts]
+        return recipe.model_copy(update={"steps": (*recipe.steps[:place], *pieces, *recipe.steps[place + 1 :])})
+
+    def _chain(self, recipe: Recipe) -> list[int]:
+        fulls = [full for step in recipe.steps if (full := self._full(step))]
+        full = fulls[-1] if fulls else 0
+        return self.halving.efforts(full) if self.halving is not None and full > 1 else [full]
+
+    def _full(self, step: Step) -> int:
+        """Return how long a step trains in full; 0 for one that does not, or not so that it can go on."""
+        technique = step.load()
+        about = technique.about
+        if about.effort is None or not (about.renews_parent or about.needs_teacher):
+            return 0
+        return int(getattr(technique, about.effort) or self.defaults.get(about.effort) or 0)
 
 
-def _variants(name: str, settings: Mapping[str, Any]) -> list[Step]:
-    keys = list(settings)
-    values = [v if isinstance(v, list) else [v] for v in settings.values()]
-    return [Step(technique=name, settings=dict(zip(keys, combo, strict=True))) for combo in itertools.product(*values)]
+PATIENCE = 200
+"""Draws in a row that give nothing new, after which a space counts as tried."""
 
 
-def converter(choices: Sequence[tuple[str, Mapping[str, Any]]], gives: str = ONNX) -> Step:
-    """Return the project's first step that brings a float model into the format that the runtime takes.
-
-    Raises
-    ------
-    SettingsError
-        When the project names none.
-    """
-    steps = [(step.load(), step) for name, settings in choices for step in _variants(name, settings)]
-    converts = [step for t, step in steps if t.about.takes == FLOAT and t.about.gives == gives]
-    if not converts:
-        raise SettingsError(
-            f"optimize.techniques: none of {[name for name, _ in choices]} gives {gives}, which the target's "
-            "runtime takes; add export"
-        )
-    return converts[0]
+def _with_effort(step: Step, effort: int) -> Step:
+    name = step.load().about.effort
+    return step.model_copy(update={"settings": {**step.settings, name: effort}})

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from trimtab.artifact import Model
 from trimtab.monitor import Sample
-from trimtab.runtime import Session
+from trimtab.runtime import Session, Setup
 from trimtab.window import Schema
 
 __all__ = ["Serving"]
@@ -30,10 +30,14 @@ class Serving:
         The files that serve, in the runtime's format.
     schema
         Frozen when it was trained.
+    setup
+        The runtime that serves it, with its settings.
     session
-        The model that serves.
+        The model that serves, on one thread.
     parent
-        The float model that the next round starts from.
+        The full float model that the next round starts from.
+    lean
+        The float model that the served one was converted from; the parent where nothing compressed it.
     reference
         Held-back rows through its eyes: what windows are compared with.
     fitted
@@ -45,7 +49,9 @@ class Serving:
     package: Path
     model: Model
     schema: Schema
+    setup: Setup
     session: Session
     parent: Model
+    lean: Model
     reference: Sample
     fitted: npt.NDArray[np.uint64]

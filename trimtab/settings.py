@@ -24,7 +24,8 @@ from trimtab.data import Role
 from trimtab.errors import SettingsError, nearest
 from trimtab.gate import Gate
 from trimtab.recipe import Recipe
-from trimtab.runtime import Target
+from trimtab.runtime import CHAMPION, Target
+from trimtab.search import Halving
 from trimtab.trigger import Trigger
 from trimtab.window import Feature
 
@@ -56,12 +57,12 @@ def _every(value: object) -> object:
     return int(match.group(1)) if match else value
 
 
-def _technique(value: object) -> object:
+def _named(value: object) -> object:
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping) and len(value) == 1 and all(isinstance(v, Mapping | None) for v in value.values()):
         return value
-    raise ValueError("a technique is a name, or one name with a mapping of its settings, such as finetune: {epochs: 3}")
+    raise ValueError("it is a name, or one name with a mapping of its settings, such as finetune: {epochs: 3}")
 
 
 Windows = Annotated[int, BeforeValidator(_windows), Field(ge=0)]
@@ -147,32 +148,76 @@ class Split(Section):
         }
 
 
+class Training(Section):
+    """Which windows a round trains on, as ``last 4 windows``, ``all``, ``decay 4 windows`` or ``since change``.
+
+    Parameters
+    ----------
+    rule
+        ``last``: the newest. ``all``: every one. ``decay``: every one, but of windows older than the
+        newest a half of the training rows, of windows twice as old a quarter, and so on. ``since
+        change``: those since the data or the champion's quality last began to change.
+    windows
+        Number of newest windows: all that ``last`` takes, and the half-life of ``decay``. The other roles'
+        rows come from the newest windows under every rule (``since change``: from those since it).
+
+    Examples
+    --------
+    >>> Training.model_validate("decay 4 windows")
+    Training(rule='decay', windows=4)
+    """
+
+    rule: Literal["last", "all", "decay", "since change"] = "last"
+    windows: int = Field(default=8, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_as_words(cls, value: object) -> object:
+        if isinstance(value, Mapping | Training):
+            return value
+        words = " ".join(str(value).split())
+        if words in ("all", "since change"):
+            return {"rule": words}
+        if words.startswith("decay "):
+            return {"rule": "decay", "windows": max(1, count_of(words.removeprefix("decay "), "window"))}
+        try:
+            return {"windows": count_of(words, "window")}
+        except ValueError as error:
+            raise ValueError(f"{error}; or all, decay 4 windows, since change") from error
+
+    def __str__(self) -> str:
+        return self.rule if self.rule in ("all", "since change") else f"{self.rule} {self.windows} windows"
+
+
 class DataSettings(Section):
     """Which labelled rows a round works on.
 
     Parameters
     ----------
     train
-        Number of newest labelled windows (``last 4 windows``).
+        Labelled windows to train on: ``last 4 windows``, ``all``, ``decay 4 windows`` or ``since change``.
     replay
-        Share of the training rows drawn from older windows, against forgetting.
+        Share of the training rows drawn from windows that are not trained on, against forgetting.
     group
         Column that names what a row is a picture of; a group keeps one role for ever.
     block
         Number of consecutive rows that share a role, where neighbours in time resemble each other.
     split
         Shares of the roles.
+    segments
+        Columns of whose every value quality is judged by itself, where ``gate.max_segment_drop`` is set.
     golden
         File of rows (same columns) that must never be forgotten; ``gate.keep`` judges it.
     reference_rows
         Most held-back rows kept with a version as its drift reference.
     """
 
-    train: Windows = 8
+    train: Training = Training()
     replay: float = Field(default=0.2, ge=0, lt=1)
     group: str | None = None
     block: int | None = Field(default=None, ge=1)
     split: Split = Split()
+    segments: tuple[str, ...] = ()
     golden: str | None = None
     reference_rows: int = Field(default=2000, ge=1)
 
@@ -185,13 +230,14 @@ class ModelSettings(Section):
     trainer
         Name of an installed trainer.
     metric
-        What quality means. ``accuracy`` is the share of right predictions.
+        What quality means: the name of an installed metric that fits the trainer's task (``accuracy``,
+        ``f1``, ``rmse``, ...), or one name with a mapping of its settings.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     trainer: str = "torch.classifier"
-    metric: Literal["accuracy"] = "accuracy"
+    metric: Annotated[str | dict[str, dict[str, Any] | None], BeforeValidator(_named)] = "accuracy"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -239,16 +285,29 @@ class OptimizeSettings(Section):
         Names, or one-key mappings of a name to its settings, in the order in which they apply. A
         list as a setting's value means: try each.
     candidates
-        Most candidates of a round.
+        Most recipes that a round begins.
     minutes
-        Time for building them; what is not built by then is left out, with the reason.
+        Time of a round: no step is begun after it, and a training that would outlast it gives up; what
+        was built by then is judged.
     recipes
         Recipes to try first, written out.
     threads
         Threads that building may use.
+    sampler
+        Which recipes to draw from the space that the techniques and their ranges span: ``grid`` (every
+        one, in order), ``random``, ``tpe`` or ``nsga2``, or one such name with its settings.
+    halving
+        Early stopping: train everything a little, and what does well longer.
+    ladder
+        Whether the round ends at the cheapest rung that passes the gate: what serves is adapted, at
+        first without labels, then its last layer, then all of it, and only then is anything compressed
+        anew.
+    finalists
+        Most candidates that are judged on each target: those that are best on the search rows. The gate's
+        confidence is divided among all that are judged, so that fewer can be told apart more finely.
     """
 
-    techniques: tuple[Annotated[str | dict[str, Any], BeforeValidator(_technique)], ...] = (
+    techniques: tuple[Annotated[str | dict[str, Any], BeforeValidator(_named)], ...] = (
         "finetune",
         {"prune.channel": {"ratio": [0.5, 0.7]}},
         "distill",
@@ -259,6 +318,16 @@ class OptimizeSettings(Section):
     minutes: float = Field(default=20, gt=0)
     recipes: tuple[Recipe, ...] = ()
     threads: int = Field(default=1, ge=1)
+    sampler: Annotated[str | dict[str, Any], BeforeValidator(_named)] = "grid"
+    halving: Halving | None = None
+    ladder: bool = False
+    finalists: int = Field(default=4, ge=1)
+
+    @property
+    def sampler_settings(self) -> dict[str, dict[str, Any]]:
+        """Settings of the sampler, by its name."""
+        named = {self.sampler: None} if isinstance(self.sampler, str) else self.sampler
+        return {name: dict(settings or {}) for name, settings in named.items()}
 
     @property
     def choices(self) -> list[tuple[str, dict[str, Any]]]:
@@ -267,6 +336,37 @@ class OptimizeSettings(Section):
         for item in self.techniques:
             pairs.extend([(item, {})] if isinstance(item, str) else [(k, dict(v or {})) for k, v in item.items()])
         return pairs
+
+
+class EnergySettings(Section):
+    """How energy is measured; everything beside the meter's name is a setting of the meter."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    meter: str = "codecarbon"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The meter's own settings."""
+        return dict(self.model_extra or {})
+
+
+class BenchmarkSettings(Section):
+    """How candidates are measured.
+
+    Parameters
+    ----------
+    seconds
+        Of timing for each candidate that is judged; a first look takes less than a third of it.
+    memory
+        Whether the peak memory is measured, in a process of its own for each.
+    energy
+        Meter of energy, carbon and cost; None: they are not measured.
+    """
+
+    seconds: float = Field(default=2.0, gt=0)
+    memory: bool = True
+    energy: EnergySettings | None = None
 
 
 class RegistrySettings(Section):
@@ -316,8 +416,9 @@ class Project(BaseSettings):
     model: ModelSettings = ModelSettings()
     monitors: MonitorsSettings = MonitorsSettings()
     trigger: Trigger = Trigger()
-    targets: tuple[Target, ...] = Field(default=(Target(),), min_length=1, max_length=1)
+    targets: tuple[Target, ...] = Field(default=(Target(),), min_length=1)
     optimize: OptimizeSettings = OptimizeSettings()
+    benchmark: BenchmarkSettings = BenchmarkSettings()
     gate: Gate = Gate()
     registry: RegistrySettings = RegistrySettings()
     journal: JournalSettings = JournalSettings()
@@ -391,8 +492,40 @@ class Project(BaseSettings):
 
     @property
     def target(self) -> Target:
-        """What the model must be fast on."""
+        """The first target, whose champion is watched."""
         return self.targets[0]
+
+    @property
+    def aliases(self) -> dict[str, Target]:
+        """Every target by the alias of its champion; the first one's is ``champion``."""
+        first, *others = self.targets
+        return {CHAMPION: first} | {f"{CHAMPION}-{t.name}": t for t in others}
+
+    def alias_of(self, target: str | None) -> str:
+        """Return the alias of a target's champion, by the target's name; None: the first target's.
+
+        Raises
+        ------
+        SettingsError
+            When no target has the name.
+        """
+        names = {t.name: alias for alias, t in reversed(self.aliases.items()) if t.name is not None}
+        if target is None:
+            return CHAMPION
+        if target not in names:
+            have = ", ".join(names) or "none that has a name"
+            raise SettingsError(f"no target is named {target!r}; targets: {have}.{nearest(target, list(names))}")
+        return names[target]
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_told_apart(cls, targets: tuple[Target, ...]) -> tuple[Target, ...]:
+        names = [t.name for t in targets[1:]]
+        if None in names:
+            raise ValueError("every target but the first needs a name, such as name: edge")
+        if len(set(names)) < len(names):
+            raise ValueError(f"targets share a name: {names}; give each its own")
+        return targets
 
 
 class PlainLoader(yaml.SafeLoader):

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Base(DeclarativeBase):
@@ -74,7 +74,7 @@ class QualityRow(Base):
     project: Mapped[str] = mapped_column(ForeignKey("projects.name"), primary_key=True)
     window: Mapped[int] = mapped_column(primary_key=True)
     version: Mapped[int] = mapped_column(primary_key=True)
-    right: Mapped[int]
+    value: Mapped[float | None]
     rows: Mapped[int]
     at: Mapped[str] = mapped_column(String(40))
 
@@ -110,12 +110,13 @@ class SplitRow(Base):
 
 
 class PromotionRow(Base):
-    """One change of champion; the epoch orders them, and only one can take each."""
+    """One change of champion on one target; the epoch orders all of a project's, and only one can take each."""
 
     __tablename__ = "promotions"
     __table_args__ = (UniqueConstraint("project", "operation"),)
     project: Mapped[str] = mapped_column(ForeignKey("projects.name"), primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True)
+    alias: Mapped[str] = mapped_column(String(100))
     version: Mapped[int]
     operation: Mapped[str] = mapped_column(String(200))
     kind: Mapped[str] = mapped_column(String(20))

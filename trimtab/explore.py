@@ -1,0 +1,192 @@
+"""Exploring: recipes are built one after another within the round's minutes, and looked at on every target."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from trimtab.candidate import Candidate
+from trimtab.entry import Entry, Glance, Trial
+from trimtab.errors import OutOfTimeError, ServiceError, TrimtabError
+from trimtab.evidence import Bench
+from trimtab.parts import Parts
+from trimtab.recipe import Kitchen, Recipe
+from trimtab.search import Search, Task
+
+__all__ = ["Costs", "Explorer"]
+
+PROBE_SECONDS = 30.0
+"""Training that is expected to take longer than this is worth a look at the untrained shape first."""
+
+SLOWER = 0.97
+"""A probe's speed counts as no better than another's from this share of it on: a glance is not exact."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What steps have cost so far in this project, to foresee what others will.
+
+    Parameters
+    ----------
+    seconds
+        Seconds a unit of effort, by technique; with the technique's whole time where it has no effort.
+    """
+
+    seconds: Mapping[str, float]
+
+    @classmethod
+    def of(cls, steps: Iterable[Mapping[str, object]]) -> Costs:
+        """Learn from what the journal says of steps that were built; the newest of each technique counts."""
+        known = {str(s["technique"]): float(str(s["seconds"])) / max(1, int(str(s["effort"]))) for s in steps}
+        return cls(known)
+
+    def foresee(self, recipe: Recipe) -> float | None:
+        """Return the seconds that a recipe will take, or None where a step of it was never built."""
+        total = 0.0
+        for step in recipe.steps:
+            technique = step.load()
+            if technique.about.name not in self.seconds:
+                return None
+            effort = getattr(technique, technique.about.effort) if technique.about.effort else 1
+            total += self.seconds[technique.about.name] * max(1, int(effort or 1))
+        return total
+
+
+@dataclass
+class Explorer:
+    """Builds what a search proposes, and takes a first look at it.
+
+    Parameters
+    ----------
+    parts
+        The project.
+    kitchen
+        Builds the recipes.
+    benches
+        What a candidate is measured with, by the alias of each target's champion.
+    operation
+        Of the round, for the journal.
+    deadline
+        On the clock of :func:`time.monotonic`.
+    """
+
+    parts: Parts
+    kitchen: Kitchen
+    benches: Mapping[str, Bench]
+    operation: str
+    deadline: float
+    entries: dict[Recipe, Entry] = field(default_factory=dict)
+
+    def run(self, search: Search) -> None:
+        """Try what the search proposes until it has nothing left or the minutes are spent."""
+        with self.parts.progress.stage("build candidates", search.candidates) as advance:
+            while (task := search.ask()) is not None:
+                if self.entries and time.monotonic() >= self.deadline:
+                    self._not_begun(task, search)
+                    break
+                entry = self._try(task)
+                self.entries[task.whole] = entry
+                search.tell(task, entry.losses(list(self.benches), self.parts.metric.larger_is_better))
+                if task.level == 0:
+                    advance(task.recipe.name)
+
+    def _not_begun(self, task: Task, search: Search) -> None:
+        note = f"not begun: the round's {self.parts.project.optimize.minutes:g} minutes were spent"
+        for recipe in (task.whole, *search.left()):
+            if recipe not in self.entries:
+                self.entries[recipe] = Entry(recipe, note=note)
+
+    def _try(self, task: Task) -> Entry:
+        try:
+            hopeless = self._hopeless(task) if task.level == 0 else None
+            if hopeless is not None:
+                return Entry(task.recipe, note=hopeless)
+            return self._look(task.recipe, self._build(task.recipe))
+        except OutOfTimeError as error:
+            before = self.entries.get(task.whole)
+            return before if before is not None else Entry(task.recipe, note=str(error))
+        except ServiceError:
+            raise
+        except TrimtabError as error:
+            self.parts.journal.record("error", {"candidate": task.recipe.name, "message": str(error)})
+            return Entry(task.recipe, error=str(error))
+
+    def _build(self, recipe: Recipe) -> Candidate:
+        call, formats = self.parts.executor.call, self.parts.space.formats
+        return self.kitchen.build(recipe, formats, call, self._tell, self.deadline)
+
+    def _tell(self, step: Mapping[str, object]) -> None:
+        """Write a step into the journal as soon as it is built."""
+        self.parts.journal.record("step", {"round": self.operation, **step}, f"step:{step['fingerprint']}")
+
+    def _look(self, recipe: Recipe, candidate: Candidate) -> Entry:
+        """Look at a candidate on every target, there on every runtime that takes it; the fastest one counts."""
+        trials: dict[str, Trial] = {}
+        for alias, bench in self.benches.items():
+            looks = [
+                Trial(setup, self.parts.executor.call(f"look at {candidate.name}", bench.glance, candidate, setup))
+                for setup in self.parts.setups(bench.target, candidate.model.format)
+            ]
+            sane = [t for t in looks if math.isfinite(t.glance.quality)] or looks
+            if sane:
+                trials[alias] = min(sane, key=lambda t: t.glance.p50_ms)
+        return Entry(recipe, candidate, trials=trials)
+
+    # what need not be trained
+
+    def _hopeless(self, task: Task) -> str | None:
+        """Say why a recipe cannot win whatever its training gives, by the speed and size of its untrained shape."""
+        probe = self.parts.space.probe(task.recipe)
+        foreseen = Costs.of(self._steps()).foresee(task.whole)
+        if probe is None or (foreseen is not None and foreseen < PROBE_SECONDS):
+            return None
+        try:
+            shape = self._look(probe, self._build(probe))
+        except (OutOfTimeError, ServiceError):
+            raise
+        except TrimtabError:
+            return None  # what is wrong with it shows when it is built
+        return self._unfit(shape) or self._dominated(shape)
+
+    def _steps(self) -> list[Mapping[str, object]]:
+        return [detail for _, _, detail in self.parts.journal.records("step")]
+
+    def _unfit(self, shape: Entry) -> str | None:
+        broken = {a: why for a, t in shape.trials.items() if (why := t.breaks(self.benches[a].target)) is not None}
+        if len(broken) < len(self.benches):
+            return None
+        return "not trained: the untrained shape breaks " + "; ".join(f"{a}: {why}" for a, why in broken.items())
+
+    def _dominated(self, shape: Entry) -> str | None:
+        """Name a candidate that is at least as fast and small, and as good as any full float model here."""
+        ceiling = self._ceiling()
+        if ceiling is None:
+            return None
+        for other in self.entries.values():
+            if other.candidate is not None and self._beats(other, shape, ceiling):
+                return f"not trained: its untrained shape is no faster and no smaller than {other.recipe.name}"
+        return None
+
+    def _beats(self, other: Entry, shape: Entry, ceiling: float) -> bool:
+        if set(other.trials) != set(shape.trials):
+            return False
+        pairs = [(other.trials[a].glance, shape.trials[a].glance) for a in shape.trials]
+        return all(
+            self._signed(a) >= ceiling and a.p50_ms <= b.p50_ms / SLOWER and a.size_bytes <= b.size_bytes
+            for a, b in pairs
+        )
+
+    def _ceiling(self) -> float | None:
+        """Return the best quality of a candidate whose float model nothing compressed: what others learn from."""
+        uncut = [
+            self._signed(trial.glance)
+            for entry in self.entries.values()
+            if entry.candidate is not None and entry.candidate.lean.digest == entry.candidate.parent.digest
+            for trial in entry.trials.values()
+        ]
+        return max(uncut) if uncut else None
+
+    def _signed(self, glance: Glance) -> float:
+        return glance.quality if self.parts.metric.larger_is_better else -glance.quality

@@ -1,0 +1,268 @@
+"""The space that a project's techniques span: every recipe is one of its points."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trimtab.errors import SettingsError
+from trimtab.recipe import Recipe, Step
+from trimtab.sampler import Parameter, Point
+from trimtab.technique import FLOAT, About
+
+__all__ = ["Choice", "Space", "converter"]
+
+NONE = "none"
+RANGE = frozenset({"low", "high", "step", "log"})
+LAST_ADAPTING_RUNG = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the project's techniques with its settings, of which some may be ranges.
+
+    Parameters
+    ----------
+    label
+        Its name; with a number where the project lists it more than once.
+    about
+        Of the technique.
+    fixed
+        Settings that have one value.
+    free
+        Settings to choose or to draw.
+    """
+
+    label: str
+    about: About
+    fixed: Mapping[str, Any]
+    free: tuple[Parameter, ...]
+
+    def step(self, point: Point) -> Step:
+        """Return the step with its settings at a point."""
+        drawn = {p.name.removeprefix(f"{self.label}."): point[p.name] for p in self.free}
+        return Step(technique=self.about.name, settings={**self.fixed, **drawn})
+
+    def corner(self, end: int) -> Step:
+        """Return the step with every free setting at its first (0) or last (-1) value."""
+        return self.step({p.name: p.options[end] if p.options else (p.low, p.high)[end] for p in self.free})
+
+
+class Space:
+    """Every recipe that a round may try.
+
+    A recipe takes one of the techniques that train, or the parent as it is where the project trains
+    nothing; then one that compresses the float model or none, followed by what recovers from it; then a
+    way into a format that the targets' runtimes take, with at most one technique that compresses there.
+
+    Parameters
+    ----------
+    choices
+        Names and settings of the project's techniques in order. A list as a value means: one of these;
+        a mapping of ``low`` and ``high`` (and ``step``, ``log``): a number between.
+    formats
+        That the targets' runtimes take.
+
+    Raises
+    ------
+    SettingsError
+        When nothing can be built from the techniques, or a setting breaks its rule at an end of its range.
+
+    Examples
+    --------
+    >>> space = Space([("finetune", {"epochs": {"low": 2, "high": 8}}), ("export", {}), ("quantize.static", {})])
+    >>> [p.name for p in space.parameters]
+    ['train', 'finetune.epochs', 'finish']
+    >>> space.recipe({"train": "finetune", "finetune.epochs": 4, "finish": "export > quantize.static"}).name
+    'finetune(epochs=4) > export > quantize.static'
+    """
+
+    def __init__(self, choices: Sequence[tuple[str, Mapping[str, Any]]], formats: Collection[str] = ("onnx",)) -> None:
+        self.formats = tuple(formats)
+        self.choices = _read(choices)
+        floats = [c for c in self.choices if c.about.takes == c.about.gives == FLOAT]
+        adapts = [c for c in floats if c.about.rung is not None]
+        self._rungs = sorted(adapts, key=lambda c: c.about.rung or 0)
+        self._trains = [c for c in floats if c.about.renews_parent and (c.about.rung or 3) >= LAST_ADAPTING_RUNG]
+        self._recovers = [c for c in floats if c.about.needs_teacher]
+        others = (*self._trains, *self._rungs, *self._recovers)
+        self._shrinks = [c for c in floats if c not in others]
+        self._tails = _tails([c for c in self.choices if c not in floats], self.formats)
+        if not self._tails:
+            raise SettingsError(_no_way([c.label for c in self.choices], self.formats))
+        if not self._trains and not self._rungs and not any(self._compresses(t) for t in (*self._tails, self._shrinks)):
+            raise SettingsError(
+                "optimize.techniques: nothing trains and nothing compresses; add finetune, scratch or quantize.static"
+            )
+        self.parameters = self._parameters()
+        for recipe in self.simple():
+            recipe.check(self.formats)
+
+    @staticmethod
+    def _compresses(tail: Sequence[Choice]) -> bool:
+        return any(c.about.compresses for c in tail)
+
+    def _parameters(self) -> tuple[Parameter, ...]:
+        found: list[Parameter] = []
+        for name, slot in (("train", self._trains), ("shrink", self._shrinks)):
+            if slot:
+                empty = (NONE,) if name == "shrink" else ()
+                found.append(Parameter(name, (*empty, *(c.label for c in slot))))
+                found += [_when(p, name, (c.label,)) for c in slot for p in c.free]
+        shrunk = tuple(c.label for c in self._shrinks)
+        found += [_when(p, "shrink", shrunk) for c in self._recovers for p in c.free if shrunk]
+        found.append(Parameter("finish", tuple(_label(t) for t in self._tails)))
+        for choice in {c.label: c for tail in self._tails for c in tail}.values():
+            where = tuple(_label(t) for t in self._tails if choice in t)
+            found += [_when(p, "finish", where) for p in choice.free]
+        return tuple(found)
+
+    def recipe(self, point: Point) -> Recipe | None:
+        """Return the recipe at a point; None where nothing would happen to the parent but a conversion."""
+        train = [c for c in self._trains if c.label == point.get("train")]
+        shrink = [c for c in self._shrinks if c.label == point.get("shrink")]
+        tail = next(t for t in self._tails if _label(t) == point["finish"])
+        if not train and not shrink and not self._compresses(tail):
+            return None
+        chosen = [*train, *shrink, *(self._recovers if shrink else ()), *tail]
+        return Recipe(steps=tuple(c.step(point) for c in chosen))
+
+    def untrained(self) -> list[Recipe]:
+        """Return the recipes that only convert and compress the parent as it is: minutes cheaper than training."""
+        tails = [t for t in self._tails if self._compresses(t)]
+        return [Recipe(steps=steps) for t in tails for steps in _each(t)]
+
+    def adapted(self, rung: int) -> list[Recipe]:
+        """Return the recipes of one rung of the ladder: what serves is adapted, in the shape that it has."""
+        return [
+            Recipe(start="champion", steps=(*first, *last))
+            for choice in self._rungs
+            if choice.about.rung == rung
+            for first in _each([choice])
+            for tail in self._tails
+            for last in _each(tail)
+        ]
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Rungs of the ladder that the project's techniques have."""
+        return tuple(dict.fromkeys(c.about.rung for c in self._rungs if c.about.rung is not None))
+
+    def simple(self) -> Iterator[Recipe]:
+        """Yield one recipe of each kind at either end of every range, to check before anything runs."""
+        for end in (0, -1):
+            for tail in self._tails:
+                body = [*self._trains[:1], *self._shrinks, *(self._recovers if self._shrinks else ()), *tail]
+                yield Recipe(steps=tuple(c.corner(end) for c in body))
+            for choice in (*self._trains, *self._rungs):
+                yield Recipe(steps=tuple(c.corner(end) for c in (choice, *self._tails[0])))
+
+    def probe(self, recipe: Recipe) -> Recipe | None:
+        """Return the recipe without its training, to time the shape that it would have; None: that tells nothing."""
+        loaded = [(step, step.load()) for step in recipe.steps]
+        if recipe.start == "champion" or not any(_shrinks(t.about) for _, t in loaded):
+            return None
+        kept = [
+            step.model_copy(update={"settings": {**step.settings, t.about.effort: 0}}) if t.about.effort else step
+            for step, t in loaded
+            if not t.about.renews_parent and not t.about.needs_teacher
+        ]
+        probe = Recipe(steps=tuple(kept))
+        return None if probe == recipe else probe
+
+
+def converter(choices: Sequence[tuple[str, Mapping[str, Any]]], formats: Collection[str]) -> tuple[Step, ...]:
+    """Return the project's first way to bring a float model into a format that a runtime takes, compressing nothing.
+
+    Raises
+    ------
+    SettingsError
+        When the project names none.
+    """
+    read = _read(choices)
+    plain = [c for c in read if not c.about.compresses and not c.about.takes == c.about.gives == FLOAT]
+    tails = _tails(plain, formats)
+    if not tails:
+        raise SettingsError(_no_way([c.label for c in read], formats))
+    return tuple(choice.corner(0) for choice in tails[0])
+
+
+def _no_way(names: Sequence[str], formats: Collection[str]) -> str:
+    return (
+        f"optimize.techniques: none of {list(names)} gives {' or '.join(formats)}, which the targets' runtimes take; "
+        "add export"
+    )
+
+
+def _read(choices: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Choice]:
+    names = [name for name, _ in choices]
+    read: list[Choice] = []
+    for place, (name, settings) in enumerate(choices):
+        label = name if names.count(name) == 1 else f"{name}#{names[: place + 1].count(name)}"
+        free = tuple(
+            parameter
+            for key, value in settings.items()
+            if (parameter := _parameter(f"{label}.{key}", value)) is not None
+        )
+        taken = {p.name.removeprefix(f"{label}.") for p in free}
+        fixed = {k: v for k, v in settings.items() if k not in taken}
+        start = {p.name.removeprefix(f"{label}."): p.options[0] if p.options else p.low for p in free}
+        about = Step(technique=name, settings={**fixed, **start}).load().about
+        read.append(Choice(label, about, fixed, free))
+    return read
+
+
+def _parameter(name: str, value: Any) -> Parameter | None:
+    if isinstance(value, list):
+        if not value:
+            raise SettingsError(f"optimize.techniques.{name}: an empty list leaves nothing to try; name a value")
+        return Parameter(name, tuple(value))
+    if not (isinstance(value, Mapping) and {"low", "high"} <= set(value) <= RANGE):
+        return None
+    low, high = value["low"], value["high"]
+    if not all(isinstance(v, int | float) for v in (low, high)) or not low < high:
+        raise SettingsError(f"optimize.techniques.{name}: low must be a number below high, got {low!r} and {high!r}")
+    whole = isinstance(low, int) and isinstance(high, int) and isinstance(value.get("step", 1), int)
+    return Parameter(name, (), low, high, value.get("step"), bool(value.get("log", False)), whole)
+
+
+def _when(parameter: Parameter, name: str, values: tuple[Any, ...]) -> Parameter:
+    p = parameter
+    return Parameter(p.name, p.options, p.low, p.high, p.step, p.log, p.whole, (name, values))
+
+
+def _label(tail: Sequence[Choice]) -> str:
+    return " > ".join(c.label for c in tail) or FLOAT
+
+
+def _shrinks(about: About) -> bool:
+    return about.takes == about.gives == FLOAT and not about.renews_parent and not about.needs_teacher
+
+
+def _tails(choices: Sequence[Choice], formats: Collection[str]) -> list[tuple[Choice, ...]]:
+    """Return every way from a float model into one of the formats that compresses at most once, shortest first."""
+    found: list[tuple[Choice, ...]] = []
+    open_: list[tuple[Choice, ...]] = [()]
+    while open_:
+        tail = open_.pop(0)
+        have = tail[-1].about.gives if tail else FLOAT
+        if have in formats:
+            found.append(tail)
+        compressed = any(c.about.compresses for c in tail)
+        open_ += [
+            (*tail, c)
+            for c in choices
+            if c.about.takes == have and c not in tail and not (compressed and c.about.compresses)
+        ]
+    return found
+
+
+def _each(choices: Sequence[Choice]) -> Iterator[tuple[Step, ...]]:
+    """Yield the steps at every point of their free settings; a range without a step gives its two ends."""
+    free = [p for c in choices for p in c.free]
+    values = [p.options or ((p.low, p.high) if p.step is None else p.values) for p in free]
+    for drawn in itertools.product(*values):
+        point = {p.name: v for p, v in zip(free, drawn, strict=True)}
+        yield tuple(c.step(point) for c in choices)

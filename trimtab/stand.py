@@ -1,0 +1,116 @@
+"""What a round stands on: its rows, the champions and anchors on every target, and what measures beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from trimtab import champion, rows
+from trimtab.evidence import Bench
+from trimtab.journal import Promotion, Round
+from trimtab.lineage import Context
+from trimtab.loadable import Loadable
+from trimtab.parts import Parts
+from trimtab.recipe import Kitchen
+from trimtab.runtime import CHAMPION
+from trimtab.serving import Serving
+
+__all__ = ["Stand", "bench_of", "kitchen", "loadable", "take"]
+
+BUILDING = 0.8
+"""Share of the round's minutes in which steps may be begun; the rest is for judging and logging."""
+
+
+@dataclass(frozen=True)
+class Stand:
+    """What a round stands on, on every target by the alias of its champion.
+
+    Parameters
+    ----------
+    asked
+        The round.
+    context
+        For the registry.
+    champions, anchors
+        Versions that challengers are judged beside.
+    benches
+        What measures them.
+    repair
+        Whether the round is to mend a champion that is worse.
+    deadline
+        On the clock of :func:`time.monotonic`.
+    """
+
+    asked: Round
+    context: Context
+    champions: Mapping[str, Serving]
+    anchors: Mapping[str, Serving]
+    benches: Mapping[str, Bench]
+    repair: bool
+    deadline: float
+
+
+def take(parts: Parts, asked: Round, promotions: Sequence[Promotion], begin: float) -> Stand:
+    """Gather what a round stands on.
+
+    Parameters
+    ----------
+    promotions
+        Up to the moment when the round was asked for.
+    begin
+        When its minutes begin, on the clock of :func:`time.monotonic`.
+    """
+    history = {alias: [p for p in promotions if p.alias == alias] for alias in parts.project.aliases}
+    champions = {a: champion.load(parts, ps[-1].version) for a, ps in history.items()}
+    serving = champions[CHAMPION]
+    windows = rows.training_windows(parts.journal, parts.project.data, asked.window)
+    prepared = rows.prepare(parts, asked.operation, serving.schema, windows)
+    context = Context(asked, serving.schema, prepared, serving)
+    return Stand(
+        asked,
+        context,
+        champions,
+        {a: champion.load(parts, champion.anchor(ps)) for a, ps in history.items()},
+        {alias: bench_of(parts, context, alias, loadable(parts, reigning)) for alias, reigning in champions.items()},
+        asked.degrades or parts.journal.degraded(),
+        begin + 60 * parts.project.optimize.minutes * BUILDING,
+    )
+
+
+def bench_of(parts: Parts, context: Context, alias: str, beside: Loadable) -> Bench:
+    """Return what measures models on a target beside another, on the round's rows."""
+    settings = parts.project.benchmark
+    return Bench(
+        folder=parts.folder / "rounds" / rows.slug(context.asked.operation) / "evidence" / alias,
+        target=parts.project.aliases[alias],
+        champion=beside,
+        data=context.prepared.data,
+        golden=rows.golden(parts, context.schema),
+        metric=parts.metric,
+        meter=parts.meter,
+        memory=settings.memory,
+        seconds=settings.seconds,
+        factory=parts.project.model.settings.get("factory"),
+        seed=parts.project.seed,
+    )
+
+
+def loadable(parts: Parts, serving: Serving) -> Loadable:
+    """Return a version's model with the runtime that serves it."""
+    factory = parts.project.model.settings.get("factory")
+    return Loadable(serving.setup.runtime, serving.model, serving.setup.made_with(factory))
+
+
+def kitchen(parts: Parts, stand: Stand) -> Kitchen:
+    """Return what builds the round's recipes."""
+    serving = stand.champions[CHAMPION]
+    return Kitchen(
+        serving.parent,
+        serving.lean,
+        stand.context.prepared.data,
+        serving.schema,
+        parts.folder / "steps",
+        parts.project.seed,
+        parts.project.optimize.threads,
+        parts.project.model.settings.get("factory"),
+    )
