@@ -1,5 +1,6 @@
 """What calls cost: estimated or measured and said so, by country and price, and nothing asked of any network."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -107,7 +108,7 @@ print(meter.energy(Usage(1000, 1.0, 1.0)).carbon_g_per_1000_rows)
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env={"PYTHONPATH": ":".join(filter(None, sys.path))},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True,
         text=True,
         check=True,

@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def read_feeds(path: Path) -> list[Feed]:
 
 
 class Worker:
-    """The asking end; starts the process when it is first asked, and ends it when its block ends.
+    """The asking end; its process lives as long as its block.
 
     Parameters
     ----------
@@ -71,16 +71,24 @@ class Worker:
         self._given = {"threads": threads, "batch": batch, **loadable.to_json()}
         self._what = f"{loadable.model.folder} in {loadable.runtime}"
         self._feeds = feeds
-        self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
+        self._said = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(  # noqa: S603 (this interpreter, and no word of a user)
+            [sys.executable, "-m", "trimtab.worker", str(self._feeds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if self._process is not None:
-            self._process.kill()
+        self._process.kill()
+        with suppress(BrokenPipeError):  # it died before it read what it was asked
             self._process.communicate()
-            self._said.close()
+        self._said.close()
 
     def load(self) -> float:
         """Load the model afresh in the worker, make its first call, and return the seconds it took."""
@@ -96,45 +104,24 @@ class Worker:
         return float(self._ask({"do": "peak", "calls": calls, **self._given})["mb"])
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        process = self._process or self._start()
-        stdin, stdout = _pipes(process)
-        try:
+        stdin, stdout = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
+        with suppress(BrokenPipeError):  # it died: there is nothing to read either, and its last words tell why
             stdin.write(json.dumps(request) + "\n")
             stdin.flush()
-        except BrokenPipeError:
-            pass  # it died: there is nothing to read either, and what it said last tells why
         if not select.select([stdout], [], [], PATIENCE)[0]:
             raise ArtifactError(f"{self._what}: its worker said nothing for {PATIENCE:g} s; try another runtime")
         if not (line := stdout.readline()):
-            raise ArtifactError(f"{self._what}: its worker died ({self._last_words(process)}); try another runtime")
+            raise ArtifactError(f"{self._what}: its worker died ({self._last_words()}); try another runtime")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise ArtifactError(answer["error"])
         return answer
 
-    def _start(self) -> subprocess.Popen[str]:
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it lives as long as the process)
-        self._process = subprocess.Popen(  # noqa: S603 (this interpreter, and no word of a user)
-            [sys.executable, "-m", "trimtab.worker", str(self._feeds)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        return self._process
-
-    def _last_words(self, process: subprocess.Popen[str]) -> str:
-        code = process.wait(10)
+    def _last_words(self) -> str:
+        code = self._process.wait(10)
         self._said.seek(0)
         lines = self._said.read().strip().splitlines()
         return f"exit code {code}" + (f": {lines[-1][:300]}" if lines else "")
-
-
-def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
-    if process.stdin is None or process.stdout is None:
-        raise ArtifactError("the worker was started without pipes")
-    return process.stdin, process.stdout
 
 
 class Desk:

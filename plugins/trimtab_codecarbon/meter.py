@@ -20,7 +20,7 @@ from codecarbon.external.geography import GeoMetadata
 from codecarbon.input import DataSource
 
 from trimtab.energy import Energy, Usage
-from trimtab.errors import PluginError, nearest
+from trimtab.errors import nearest
 
 __all__ = ["Codecarbon"]
 
@@ -87,13 +87,7 @@ class Codecarbon:
         return counter.joules() if counter else None
 
     def energy(self, usage: Usage) -> Energy:
-        """Return the energy of calls, with carbon and cost where country and price are set.
-
-        Raises
-        ------
-        PluginError
-            When the energy must be estimated and the rated power is not known.
-        """
+        """Return the energy of calls, with carbon and cost where country and price are set."""
         if usage.joules:
             joules, method = usage.joules, "RAPL: all that the processor took during the calls"
         else:
@@ -140,10 +134,8 @@ def _rated() -> tuple[float, str]:
     cores = count_cpus()
     with _quiet():
         rated = TDP()
-    if not rated.tdp:
-        raise PluginError("meter codecarbon: the rated power of this processor is not known; set watts")
-    if rated.tdp == cores * DEFAULT_POWER_PER_CORE:
-        return float(DEFAULT_POWER_PER_CORE), f"codecarbon's default, as its table has no {rated.model}"
+    if not rated.tdp or rated.tdp == cores * DEFAULT_POWER_PER_CORE:
+        return float(DEFAULT_POWER_PER_CORE), f"codecarbon's default, as its table lacks {rated.model}"
     return rated.tdp / cores, f"codecarbon's {rated.tdp:g} W for {rated.model} over {cores} cores"
 
 
