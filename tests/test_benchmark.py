@@ -2,8 +2,9 @@
 
 import dataclasses
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import fakes
 from trimtab.artifact import Model, write_json
-from trimtab.benchmark import Scores
+from trimtab.benchmark import Quality, Scores
 from trimtab.data import Data, Role, Rows
+from trimtab.energy import Energy
 from trimtab.evidence import Bench, keep, read
 from trimtab.intervals import Interval, proportion
-from trimtab.metric import correctness
+from trimtab.loadable import Loadable
+from trimtab.metric import Accuracy, Answers, answer
 from trimtab.runtime import Target
 from trimtab.timing import Latency
 from trimtab.window import Arrays
@@ -71,22 +75,25 @@ def numbered(labels: list[int]) -> Rows:
     return Rows({"i": index}, np.array(labels, np.int64), np.arange(len(labels), dtype=np.uint64))
 
 
+def hits(session: Says, rows: Rows, batch: int = 256) -> list[float]:
+    answers = answer(session, rows, batch)
+    assert len(answers) == len(rows)
+    return [float(v) for v in Accuracy().values(answers.outputs, answers.labels)]
+
+
 def test_right_is_where_the_most_probable_class_is_the_label() -> None:
-    says = Says([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    assert correctness(says, numbered([0, 0, 0])).tolist() == [1.0, 0.0, 1.0]
+    assert hits(Says([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]), numbered([0, 0, 0])) == [1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_never_right(odd: float) -> None:
-    assert correctness(Says([[odd, 0.1], [0.9, odd], [0.9, 0.1]]), numbered([0, 0, 0])).tolist() == [0.0, 0.0, 1.0]
+    assert hits(Says([[odd, 0.1], [0.9, odd], [0.9, 0.1]]), numbered([0, 0, 0])) == [0.0, 0.0, 1.0]
 
 
 @given(st.integers(0, 40), st.integers(1, 50))
 def test_batches_change_nothing(rows: int, batch: int) -> None:
     says = Says([[i % 3 / 3, 0.4] for i in range(max(1, rows))])
-    right = correctness(says, numbered([0] * rows), batch)
-    assert len(right) == rows
-    assert right.tolist() == [float(i % 3 / 3 > 0.4) for i in range(rows)]
+    assert hits(says, numbered([0] * rows), batch) == [float(i % 3 / 3 > 0.4) for i in range(rows)]
     assert sum(says.batches) == rows
 
 
@@ -125,34 +132,57 @@ def test_rows_of_one_group_make_the_interval_of_a_share_wider() -> None:
 # what was measured
 
 
+def interval(value: float) -> Interval:
+    return Interval(value, value - 0.1, value + 0.1)
+
+
+ANSWERS = Answers(
+    np.array([[0.25, 0.75], [0.5, 0.5]], np.float32),
+    np.array([1, 0]),
+    np.array([7, 2**63], np.uint64),
+    np.array([["site=a"], ["site=b"]]),
+)
 SCORES = Scores(
-    judged=np.array([1.0, 0.0]),
-    groups=np.array([7, 2**63], np.uint64),
-    latency=Latency(0.4, 0.6, Interval(1.5, 1.4, 1.6), False),
+    judged=ANSWERS,
+    quality=Quality.of(Accuracy(), ANSWERS, ANSWERS, ANSWERS),
+    latency=Latency(0.4, 0.6, interval(1.5), False, 0.9, 2500.0, 300, 4, Energy(5.0, None, 0.1, "counter", False)),
     size_bytes=1234,
-    searched=0.75,
-    search_rows=4,
-    golden=np.array([1.0]),
-    golden_groups=np.array([3], np.uint64),
+    golden=ANSWERS,
     parameters=99,
+    multiply_adds=12345,
+    peak_mb=1.5,
 )
 
 
 def same(one: Scores, other: Scores) -> bool:
-    for field in dataclasses.fields(Scores):
-        a, b = getattr(one, field.name), getattr(other, field.name)
-        equal = np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
-        if not equal:
+    pairs = [(one.judged, other.judged), (one.golden, other.golden)]
+    for a, b in pairs:
+        if (a is None) != (b is None):
             return False
-    return True
+        if a is not None and b is not None:
+            for field in dataclasses.fields(Answers):
+                mine, others = getattr(a, field.name), getattr(b, field.name)
+                if repr(mine) != repr(others):
+                    return False
+    plain = [dataclasses.replace(s, judged=ANSWERS, golden=None) for s in (one, other)]
+    return repr(plain[0]) == repr(plain[1])
 
 
 def test_scores_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
     keep(tmp_path / "kept", SCORES)
     assert same(read(tmp_path / "kept"), SCORES)
-    without = dataclasses.replace(SCORES, golden=np.zeros(0), golden_groups=np.zeros(0, np.uint64), parameters=None)
-    keep(tmp_path / "without", without)
-    assert same(read(tmp_path / "without"), without)
+    bare = dataclasses.replace(
+        SCORES,
+        judged=Answers(ANSWERS.outputs, np.array([0.5, np.nan]), ANSWERS.groups),
+        golden=None,
+        parameters=None,
+        latency=Latency(0.4, 0.6, interval(1.5), True),
+    )
+    keep(tmp_path / "bare", bare)
+    back = read(tmp_path / "bare")
+    assert np.isnan(back.judged.labels[1])
+    assert same(dataclasses.replace(back, judged=bare.judged), bare)
+    assert back.energy is None
 
 
 class Counts:
@@ -160,35 +190,45 @@ class Counts:
 
     name = "counts"
     takes = ("onnx",)
-    loads = 0
+    loads: ClassVar[list[str]] = []
 
     def load(self, model: Model, threads: int = 1, batch: int = 1) -> Works:
-        self.loads += 1
+        self.loads.append(model.digest)
         return Works(0)
 
 
-def bench(tmp_path: Path, runtime: Counts, roles: dict[Role, Rows]) -> tuple[Bench, Model]:
+@pytest.fixture
+def counting(tmp_path: Path) -> Iterator[None]:
+    Counts.loads.clear()
+    with fakes.installed(tmp_path / "site", {"runtimes": {"counts": "Counts"}}, __name__):
+        yield
+
+
+def bench(tmp_path: Path, roles: dict[Role, Rows]) -> tuple[Bench, Loadable]:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.onnx").write_bytes(b"12345")
     write_json(tmp_path / "model" / "facts.json", {"parameters": 17})
-    model = Model.at(tmp_path / "model", "onnx")
+    model = Loadable("counts", Model.at(tmp_path / "model", "onnx"))
     data = Data.write(tmp_path / "data", roles)
-    return Bench(tmp_path / "evidence", runtime, Target(), model, data, None, 0.95, 0), model
+    return Bench(tmp_path / "evidence", Target(), model, data, None, Accuracy(), seconds=0.05), model
 
 
+@pytest.mark.usefixtures("counting")
 def test_a_model_is_measured_once(tmp_path: Path) -> None:
-    runtime = Counts()
-    it, model = bench(tmp_path, runtime, {Role.JUDGE: ROWS, Role.SEARCH: ROWS.take(np.arange(9))})
-    first, again = it.measure("key", model), it.measure("key", model)
-    assert runtime.loads == 2
+    it, model = bench(tmp_path, {Role.JUDGE: ROWS, Role.SEARCH: ROWS.take(np.arange(9))})
+    first = it.measure("key", model, 0.95)
+    loads = len(Counts.loads)
+    again = it.measure("key", model, 0.95)
+    assert loads == len(Counts.loads) > 0
     assert same(first, again)
-    assert (first.size_bytes, first.parameters, first.search_rows) == (5, 17, 9)
-    assert first.quality(0.95).value == 0.5
+    assert (first.size_bytes, first.parameters, first.quality.search_rows) == (5, 17, 9)
+    assert first.quality.judged.value == 0.5
 
 
+@pytest.mark.usefixtures("counting")
 def test_without_judge_rows_speed_is_measured_on_others_and_quality_is_unknown(tmp_path: Path) -> None:
-    it, model = bench(tmp_path, Counts(), {Role.TRAIN: ROWS})
-    scores = it.measure("key", model)
+    it, model = bench(tmp_path, {Role.TRAIN: ROWS})
+    scores = it.measure("key", model, 0.95)
     assert len(scores.judged) == 0
-    assert np.isnan(scores.quality(0.95).value)
+    assert np.isnan(scores.quality.judged.value)
     assert scores.latency.p50_ms > 0

@@ -111,8 +111,18 @@ def test_projects_in_one_database_have_epochs_of_their_own(url: str) -> None:
     for journal in (one, other):
         assert journal.promote("first", 1, after=0, kind="first", detail={"why": "begin"}) is not None
     assert [p.epoch for p in one.promotions()] == [1]
-    one.record_quality(Quality(1, 1, 5, 10))
+    one.record_quality(Quality(1, 1, 0.5, 10))
     assert other.qualities() == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_quality_that_is_no_number_is_kept_as_none(journal: Journal, value: float) -> None:
+    journal.record_quality(Quality(1, 1, value, 10))
+    (quality,) = journal.qualities()
+    assert quality.rows == 10
+    assert not quality.told
+    assert Quality(1, 1, 0.0, 10).told
+    assert not Quality(1, 1, 0.5, 0).told
 
 
 def test_what_the_registry_remembers_is_restored(journal: Journal) -> None:
@@ -202,7 +212,7 @@ def test_writes_repeated_change_nothing(journal: Journal) -> None:
         finding = Finding("m", 1, Answer.MOVED, ("a moved",), {"a": 0.5})
         journal.record_findings([finding], version=1, tick=1)
         journal.record_window(1, "row 0", "row 9", 10, 1, Decision(1, Action.ALERT, ("a moved",)), seconds)
-        journal.record_quality(Quality(1, 1, 9, 10))
+        journal.record_quality(Quality(1, 1, 0.9, 10))
         journal.mark_labelled(1)
         journal.seal("r", "digest", {"train": 5})
 
@@ -229,7 +239,7 @@ def test_broken_windows_are_remembered_under_whatever_version(journal: Journal) 
 
 
 def test_a_window_that_was_judged_before_it_was_recorded_is_labelled(journal: Journal) -> None:
-    journal.record_quality(Quality(7, 1, 3, 4))
+    journal.record_quality(Quality(7, 1, 0.75, 4))
     for number in (7, 8):
         journal.record_window(number, "", "", 4, 1, Decision(number, Action.IGNORE), 0.0)
     assert [w.labelled for w in journal.windows()] == [True, False]
@@ -266,7 +276,7 @@ def test_records_keep_their_order_and_kind(journal: Journal) -> None:
 
 def test_a_journal_of_another_version_is_refused_with_the_way_out(url: str) -> None:
     alter(url, "update meta set value = '99' where key = 'schema_version'")
-    with pytest.raises(ServiceError, match="has schema version 99, this trimtab reads 1; install the trimtab"):
+    with pytest.raises(ServiceError, match="has schema version 99, this trimtab reads 2; install the trimtab"):
         Journal(url, "p")
 
 

@@ -103,7 +103,7 @@ def test_an_output_that_is_not_finite_is_wrong() -> None:
     assert finding.scores["accuracy"] == 0
 
 
-@pytest.mark.parametrize("wrong", [{"max_drop": -0.1}, {"max_drop": 1}, {"min_rows": 9}])
+@pytest.mark.parametrize("wrong", [{"max_drop": -0.1}, {"max_drop": 1}, {"max_rise": -0.1}, {"min_rows": 9}])
 def test_a_setting_against_its_rule_is_refused(wrong: dict[str, float]) -> None:
     name, value = next(iter(wrong.items()))
     with pytest.raises(ValueError, match=f"{name} must be .*got {value}"):
@@ -112,3 +112,68 @@ def test_a_setting_against_its_rule_is_refused(wrong: dict[str, float]) -> None:
 
 def test_it_writes_no_page(tmp_path: Path) -> None:
     assert not Performance().report(sample(5, 5), sample(5, 5), tmp_path / "page.html")
+
+
+# a regression
+
+
+NUMBERS = Schema(columns=(), task="regression", label="load")
+
+
+def predicted(errors: np.ndarray, unlabelled: int = 0, number: int = 1) -> Sample:
+    labels = np.r_[np.full(len(errors), 50.0), np.full(unlabelled, np.nan)]
+    said = np.r_[50.0 + errors, np.zeros(unlabelled)].astype(np.float32)[:, None]
+    return Sample(NUMBERS, pd.DataFrame(index=range(len(labels))), number, predictions=said, labels=labels)
+
+
+def errors(spread: float, rows: int, seed: int = 0) -> np.ndarray:
+    return spread * np.random.default_rng(seed).standard_t(4, rows)
+
+
+def test_errors_that_grow_are_found_and_told_in_the_units_of_the_label() -> None:
+    finding = Performance().check(predicted(errors(2.0, 800)), predicted(errors(3.0, 300, 1), 500, 7), 0.025)
+    assert finding.answer == Answer.WORSE
+    assert finding.reasons[0].startswith("the mean absolute error of 'load' rose from 1.961 ")
+    assert "(800 rows of the reference)" in finding.reasons[0]
+    assert "(300 labelled rows)" in finding.reasons[0]
+    assert "at most 10.0% allowed" in finding.reasons[0]
+    assert finding.scores["n"] == 300
+
+
+def test_the_error_may_be_squared() -> None:
+    now, before = predicted(errors(3.0, 300, 1)), predicted(errors(2.0, 800))
+    finding = Performance(error="squared").check(before, now, 0.025)
+    assert "root mean squared error of 'load' rose from" in finding.reasons[0]
+    assert finding.scores["root_mean_squared_error"] == pytest.approx(np.sqrt((errors(3.0, 300, 1) ** 2).mean()))
+
+
+@pytest.mark.parametrize("n", [50, 400])
+def test_errors_that_do_not_grow_alarm_at_most_at_alpha(n: int) -> None:
+    monitor = Performance(max_rise=0.0)
+    alarms = [
+        monitor.check(predicted(errors(1.0, 300, s)), predicted(errors(1.0, n, 10_000 + s)), 0.05).answer
+        for s in range(400)
+    ]
+    assert alarms.count(Answer.WORSE) / 400 <= 0.075
+
+
+def test_a_certain_but_small_rise_and_a_bias_the_other_way_are_told_apart() -> None:
+    before = predicted(errors(1.0, 50_000))
+    assert Performance().check(before, predicted(errors(1.05, 50_000, 1)), 0.05).answer == Answer.FINE
+    assert Performance(max_rise=0.01).check(before, predicted(errors(1.05, 50_000, 1)), 0.05).answer == Answer.WORSE
+    assert Performance().check(before, predicted(errors(1.0, 500, 1) - 2.0), 0.05).answer == Answer.WORSE
+    assert Performance().check(before, predicted(errors(0.5, 500, 1)), 0.05).answer == Answer.FINE
+
+
+def test_predictions_that_are_not_finite_are_the_worst_errors() -> None:
+    now = errors(1.0, 200, 1)
+    now[:60] = np.nan
+    assert Performance().check(predicted(errors(1.0, 500)), predicted(now), 0.05).answer == Answer.WORSE
+
+
+def test_a_regression_without_labels_or_output_is_unknown() -> None:
+    before = predicted(errors(1.0, 500))
+    few = Performance().check(before, predicted(errors(1.0, 49), 700), 0.05)
+    assert few.reasons == ("needs 50 labelled rows (setting min_rows) in window 1, which has 49",)
+    silent = Sample(NUMBERS, pd.DataFrame(index=range(90)), 1, labels=np.zeros(90))
+    assert "output is missing" in Performance().check(before, silent, 0.05).reasons[0]

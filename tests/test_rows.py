@@ -13,7 +13,12 @@ from tests import fakes
 from trimtab import rows
 from trimtab.data import Role, assign, content
 from trimtab.errors import DataError, InternalError
+from trimtab.journal import Journal
+from trimtab.monitor import Answer, Finding
 from trimtab.parts import Parts
+from trimtab.rows import Selection, training_windows
+from trimtab.settings import DataSettings
+from trimtab.trigger import Action, Decision
 from trimtab.window import Feature, Schema
 
 
@@ -35,7 +40,7 @@ def schema_of(frame: pd.DataFrame, **columns: Any) -> Schema:
 def test_every_labelled_row_has_the_role_of_its_group(tmp_path: Path) -> None:
     frame = fakes.quiet(1000, 1)
     parts, schema = project(tmp_path, frame), schema_of(frame, id="id")
-    prepared = rows.prepare(parts, "p:r", schema, [1, 2])
+    prepared = rows.prepare(parts, "p:r", schema, Selection((1, 2)))
     counts = prepared.counts
     assert sum(counts[role] for role in Role) == 400
     assert counts["windows"] == [1, 2]
@@ -48,18 +53,18 @@ def test_every_labelled_row_has_the_role_of_its_group(tmp_path: Path) -> None:
 def test_prepared_again_they_are_the_same_and_sealed(tmp_path: Path) -> None:
     frame = fakes.quiet(800, 1)
     parts, schema = project(tmp_path, frame), schema_of(frame, id="id")
-    first = rows.prepare(parts, "p:r", schema, [1])
-    assert rows.prepare(parts, "p:r", schema, [1]) == first
+    first = rows.prepare(parts, "p:r", schema, Selection((1,)))
+    assert rows.prepare(parts, "p:r", schema, Selection((1,))) == first
     (first.folder / "data" / "train.npz").unlink()
     with pytest.raises(InternalError, match="changed after their split was sealed"):
-        rows.prepare(parts, "p:r", schema, [1])
+        rows.prepare(parts, "p:r", schema, Selection((1,)))
 
 
 def test_rows_without_labels_are_left_out(tmp_path: Path) -> None:
     frame = fakes.quiet(800, 1)
     frame["y"] = frame["y"].where(np.arange(800) % 2 == 0)
     parts, schema = project(tmp_path, frame), schema_of(frame, id="id")
-    assert sum(rows.prepare(parts, "p:r", schema, [1, 2]).counts[role] for role in Role) == 200
+    assert sum(rows.prepare(parts, "p:r", schema, Selection((1, 2))).counts[role] for role in Role) == 200
 
 
 def test_without_a_label_at_all_it_says_what_to_look_at(tmp_path: Path) -> None:
@@ -67,14 +72,14 @@ def test_without_a_label_at_all_it_says_what_to_look_at(tmp_path: Path) -> None:
     schema = schema_of(frame)
     frame.loc[400:, "y"] = np.nan
     with pytest.raises(DataError, match=r"windows \[1\] hold no labelled training row; check source\.label \('y'\)"):
-        rows.prepare(project(tmp_path, frame), "p:r", schema, [1])
+        rows.prepare(project(tmp_path, frame), "p:r", schema, Selection((1,)))
 
 
 def test_a_row_that_came_twice_under_two_ids_is_not_judged_on(tmp_path: Path) -> None:
     original = fakes.quiet(600, 1)
     copies = original[400:600].assign(id=[f"copy-{i}" for i in range(200)])
     parts = project(tmp_path, pd.concat([original, copies], ignore_index=True))
-    prepared = rows.prepare(parts, "p:r", schema_of(original, id="id"), [1, 2])
+    prepared = rows.prepare(parts, "p:r", schema_of(original, id="id"), Selection((1, 2)))
     assert prepared.counts["leaked"] > 20
     train = prepared.data.rows(Role.TRAIN)
     seen = content(train.inputs, train.labels)
@@ -87,7 +92,7 @@ def test_a_row_that_came_twice_under_two_ids_is_not_judged_on(tmp_path: Path) ->
 def test_a_group_is_in_one_role_over_windows_and_replay(tmp_path: Path) -> None:
     frame = fakes.quiet(1200, 1).assign(scan=np.arange(1200) % 97)
     parts = project(tmp_path, frame, data={"train": 2, "replay": 0.5, "group": "scan"})
-    prepared = rows.prepare(parts, "p:r", schema_of(frame, group="scan"), [3, 4], [0, 1, 2])
+    prepared = rows.prepare(parts, "p:r", schema_of(frame, group="scan"), Selection((3, 4), {}, (0, 1, 2)))
     by_role = {role: set(prepared.data.rows(role).groups.tolist()) for role in Role}
     for one in Role:
         for other in Role:
@@ -98,10 +103,10 @@ def test_a_group_is_in_one_role_over_windows_and_replay(tmp_path: Path) -> None:
 def test_replay_adds_its_share_of_older_training_rows(tmp_path: Path) -> None:
     frame = fakes.quiet(1200, 1)
     parts = project(tmp_path, frame, data={"train": 1, "replay": 0.4})
-    prepared = rows.prepare(parts, "p:r", schema_of(frame, id="id"), [4], [0, 1, 2, 3])
+    prepared = rows.prepare(parts, "p:r", schema_of(frame, id="id"), Selection((4,), {}, (0, 1, 2, 3)))
     counts = prepared.counts
     assert counts["replayed"] / counts["train"] == pytest.approx(0.4, abs=0.01)
-    fresh = rows.prepare(parts, "p:fresh", schema_of(frame, id="id"), [4]).counts
+    fresh = rows.prepare(parts, "p:fresh", schema_of(frame, id="id"), Selection((4,))).counts
     for role in (Role.CALIBRATION, Role.SEARCH, Role.JUDGE):
         assert counts[role] == fresh[role]
 
@@ -111,7 +116,7 @@ def test_what_was_replayed_is_not_judged_on_though_it_came_under_another_id(tmp_
     copied = old[:400].assign(id=[f"copy-{i}" for i in range(400)])
     frame = pd.concat([old, new, copied[:200]], ignore_index=True)
     parts = project(tmp_path, frame, data={"train": 1, "replay": 0.7})
-    prepared = rows.prepare(parts, "p:r", schema_of(frame, id="id"), [3], [0, 1, 2])
+    prepared = rows.prepare(parts, "p:r", schema_of(frame, id="id"), Selection((3,), {}, (0, 1, 2)))
     train, judge = prepared.data.rows(Role.TRAIN), prepared.data.rows(Role.JUDGE)
     assert prepared.counts["replayed"] > 50
     seen = content(train.inputs, train.labels)
@@ -121,7 +126,7 @@ def test_what_was_replayed_is_not_judged_on_though_it_came_under_another_id(tmp_
 def test_the_reference_is_held_back_and_thinned(tmp_path: Path) -> None:
     frame = fakes.quiet(1000, 1)
     parts = project(tmp_path, frame, data={"train": 1, "reference_rows": 25})
-    prepared = rows.prepare(parts, "p:r", schema_of(frame, id="id"), [1, 2])
+    prepared = rows.prepare(parts, "p:r", schema_of(frame, id="id"), Selection((1, 2)))
     reference = prepared.reference
     assert len(reference) == 25
     roles, _ = assign(reference["id"].tolist(), parts.project.data.split.shares, parts.split_key)
@@ -132,7 +137,7 @@ def test_tensors_survive_the_reference(tmp_path: Path) -> None:
     frame = fakes.quiet(600, 1).assign(image=[np.full((1, 2, 2), float(i)) for i in range(600)])
     parts = project(tmp_path, frame, features={"image": {"kind": "tensor", "shape": [1, 2, 2]}})
     schema = Schema.freeze({"image": Feature(kind="tensor", shape=(1, 2, 2))}, frame, label="y", id="id")
-    prepared = rows.prepare(parts, "p:r", schema, [1])
+    prepared = rows.prepare(parts, "p:r", schema, Selection((1,)))
     assert schema.encode(prepared.reference)["image"].shape == (len(prepared.reference), 1, 2, 2)
     assert json.loads((prepared.folder / "counts.json").read_text()) == prepared.counts
 
@@ -144,10 +149,136 @@ def test_golden_rows_leave_out_what_is_for_training(tmp_path: Path) -> None:
     kept = rows.golden(parts, schema_of(frame, group="scan"))
     assert kept is not None
     assert 60 < len(kept) < 180
-    train = rows.prepare(parts, "p:r", schema_of(frame, group="scan"), [1]).data.rows(Role.TRAIN)
+    train = rows.prepare(parts, "p:r", schema_of(frame, group="scan"), Selection((1,))).data.rows(Role.TRAIN)
     assert not set(kept.groups.tolist()) & set(train.groups.tolist())
 
 
 def test_without_a_golden_file_there_are_no_golden_rows(tmp_path: Path) -> None:
     frame = fakes.quiet(600, 1)
     assert rows.golden(project(tmp_path, frame), schema_of(frame)) is None
+
+
+def test_segments_travel_with_the_rows(tmp_path: Path) -> None:
+    frame = fakes.quiet(800, 1).assign(site=["north", "south"] * 400)
+    parts = project(tmp_path, frame, data={"train": 1, "replay": 0.3, "segments": ["site"]})
+    judge = rows.prepare(parts, "p:r", schema_of(frame, id="id"), Selection((2,), {}, (1,))).data.rows(Role.JUDGE)
+    assert judge.segments is not None
+    assert judge.segments.shape == (len(judge), 1)
+    assert set(judge.segments.ravel().tolist()) == {"site=north", "site=south"}
+
+
+def test_a_segment_that_is_no_column_is_named(tmp_path: Path) -> None:
+    frame = fakes.quiet(800, 1).assign(site="north")
+    parts = project(tmp_path, frame, data={"segments": ["sit"]})
+    with pytest.raises(DataError, match=r"column 'sit' \(setting data.segments\).*Did you mean 'site'"):
+        rows.prepare(parts, "p:r", schema_of(frame), Selection((1,)))
+
+
+def test_rows_of_a_regression_keep_their_numbers(tmp_path: Path) -> None:
+    frame = fakes.quiet(800, 1)
+    frame["y"] = np.where(np.arange(800) % 4 == 0, np.nan, frame["a"] * 2.5)
+    schema = Schema.freeze({name: Feature() for name in "abc"}, frame, task="regression", label="y")
+    prepared = rows.prepare(project(tmp_path, frame), "p:r", schema, Selection((1, 2)))
+    train = prepared.data.rows(Role.TRAIN)
+    assert train.labels == pytest.approx(2.5 * train.inputs["numeric"][:, 0], rel=1e-5)
+    assert sum(prepared.counts[role] for role in Role) == 300
+
+
+# which windows
+
+
+def journal_of(tmp_path: Path, windows: int = 12, alarms: dict[int, int] | None = None) -> Journal:
+    """A champion of version 1 and labelled windows; ``alarms`` says at whose close a window was found moved."""
+    journal = Journal(f"sqlite:///{tmp_path}/j.db", "p")
+    journal.begin("{}", "key")
+    journal.promote("first", version=1, after=0, kind="first", detail={})
+    for number in range(1, windows + 1):
+        journal.record_window(number, "", "", 10, 1, Decision(number, Action.IGNORE, ()), 0.0)
+        journal.mark_labelled(number)
+        answer = Answer.MOVED if number in (alarms or {}) else Answer.FINE
+        journal.record_findings([Finding("m", number, answer)], 1, (alarms or {}).get(number, number))
+    return journal
+
+
+def chosen(journal: Journal, train: Any, closed: int = 12) -> Selection:
+    return training_windows(journal, DataSettings.model_validate({"train": train}), closed)
+
+
+def test_the_last_windows_are_trained_on_and_the_others_replayed(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path)
+    assert chosen(journal, "last 3 windows") == Selection((10, 11, 12), {}, tuple(range(10)))
+    assert chosen(journal, 3, closed=2) == Selection((0, 1, 2))
+    assert chosen(journal, 0) == Selection((12,), {}, tuple(range(12)))
+
+
+def test_what_is_broken_or_without_labels_is_left_out(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path)
+    journal.record_findings([Finding("guard", 11, Answer.BROKEN)], 1, 11)
+    journal.record_window(13, "", "", 10, 1, Decision(13, Action.IGNORE, ()), 0.0)
+    assert chosen(journal, 2, closed=13).newest == (10, 12)
+
+
+def test_all_windows_are_trained_on_and_nothing_is_replayed(tmp_path: Path) -> None:
+    whole = chosen(journal_of(tmp_path), "all")
+    assert whole.newest == tuple(range(5, 13))  # the other roles' rows come from the newest, as ever
+    assert whole.older == dict.fromkeys(range(5), 1.0)
+    assert whole.replayed == ()
+
+
+def test_windows_lose_half_of_their_rows_with_every_half_life(tmp_path: Path) -> None:
+    ageing = chosen(journal_of(tmp_path), "decay 4 windows")
+    assert ageing.newest == (9, 10, 11, 12)
+    assert ageing.older == {8: 0.5, 7: 0.5, 6: 0.5, 5: 0.5, 4: 0.25, 3: 0.25, 2: 0.25, 1: 0.25, 0: 0.125}
+
+
+def test_since_the_change_are_the_windows_since_it_was_first_seen(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path, alarms={3: 3, 8: 8, 10: 10, 11: 12})
+    assert chosen(journal, "since change").newest == (8, 9, 10, 11, 12)  # window 3 was another change
+    assert chosen(journal, "since change").replayed == tuple(range(8))
+    assert chosen(journal, "since change", closed=7).newest == (3, 4, 5, 6, 7)
+    assert chosen(journal, "since change", closed=2).newest == (0, 1, 2)  # no change yet: the newest
+    assert journal.promote("second", version=2, after=1, kind="promote", detail={}) is not None
+    assert chosen(journal, "since change").newest == tuple(range(5, 13))  # another champion, nothing found under it
+
+
+def test_since_the_change_is_at_least_one_window(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path)
+    journal.record_window(13, "", "", 10, 1, Decision(13, Action.IGNORE, ()), 0.0)
+    journal.record_findings([Finding("m", 13, Answer.WORSE)], 1, 13)
+    assert chosen(journal, "since change", closed=13).newest == (12,)
+
+
+@pytest.mark.parametrize("wrong", ["decay", "decay some windows", "last week", "change", "decay -1 windows"])
+def test_a_rule_that_is_none_is_refused_with_those_there_are(wrong: str) -> None:
+    with pytest.raises(ValueError, match="is not a number of windows"):
+        DataSettings.model_validate({"train": wrong})
+
+
+def test_a_rule_reads_back_as_it_was_written() -> None:
+    for words in ("last 4 windows", "all", "decay 4 windows", "since change"):
+        settings = DataSettings.model_validate({"train": words})
+        assert str(settings.train) == words
+        assert DataSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_rows_of_older_windows_are_for_training_alone_and_one_that_left_does_not_come_back(tmp_path: Path) -> None:
+    frame = fakes.quiet(1400, 1)
+    parts, schema = project(tmp_path, frame), schema_of(frame, id="id")
+    new, half, quarter = (
+        rows.prepare(parts, f"p:{share}", schema, Selection((4,), {1: share, 2: share} if share else {})).data
+        for share in (0.0, 0.5, 0.25)
+    )
+    train = [set(data.rows(Role.TRAIN).groups.tolist()) for data in (new, half, quarter)]
+    assert train[0] < train[2] < train[1]
+    older = 2 * 200 * 0.6
+    assert len(train[1]) - len(train[0]) == pytest.approx(older / 2, abs=35)
+    assert len(train[2]) - len(train[0]) == pytest.approx(older / 4, abs=30)
+    for role in (Role.CALIBRATION, Role.SEARCH, Role.JUDGE):
+        assert half.rows(role).groups.tolist() == new.rows(role).groups.tolist()
+
+
+def test_a_source_without_rows_before_the_stream_is_no_fault(tmp_path: Path) -> None:
+    frame = fakes.quiet(800, 1)
+    parts = project(tmp_path, frame, window={"every": 200, "start": 0})
+    prepared = rows.prepare(parts, "p:r", schema_of(frame, id="id"), Selection((0, 1), {}, (0,)))
+    assert prepared.counts["windows"] == [1]

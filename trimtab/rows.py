@@ -160,15 +160,15 @@ def _lay_down(parts: Parts, schema: Schema, windows: Selection, folder: Path) ->
         windows = windows.without(0)
     frames, rows, roles = _gather(parts, schema, windows.newest)
     added = _only_trained(parts, schema, windows, rows.take(roles == Role.TRAIN))
-    trained = Rows.join([rows, *added])
-    leaked = leaks(trained, np.append(roles, [str(Role.TRAIN)] * (len(trained) - len(rows))))[: len(rows)]
-    by_role = {role: rows.take((roles == role) & ~leaked) for role in Role}
-    by_role[Role.TRAIN] = Rows.join([by_role[Role.TRAIN], *added])
-    if not len(by_role[Role.TRAIN]):
+    if not (roles == Role.TRAIN).any() and not any(map(len, added)):
         raise DataError(
             f"windows {[*windows.newest]} hold no labelled training row; check source.label "
             f"({parts.project.source.label!r}), window.label_delay and data.split"
         )
+    trained = Rows.join([rows, *added])
+    leaked = leaks(trained, np.append(roles, [str(Role.TRAIN)] * (len(trained) - len(rows))))[: len(rows)]
+    by_role = {role: rows.take((roles == role) & ~leaked) for role in Role}
+    by_role[Role.TRAIN] = Rows.join([by_role[Role.TRAIN], *added])
     Data.write(folder / "data", by_role)
     held_back = frames[~np.isin(roles, FITTED) & ~leaked]
     _thin(held_back, parts.project.data.reference_rows, parts.project.seed).pipe(_flat, schema).to_parquet(
