@@ -12,7 +12,7 @@ from trimtab.data import Data, Rows
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
 from trimtab_torch.lesson import Lesson, Teacher
-from trimtab_torch.settings import Inherited
+from trimtab_torch.settings import Augmented
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.training import fit, training_rows
 
@@ -22,7 +22,7 @@ TEACHERS = ("parent", "ensemble", "larger")
 
 
 @dataclass(frozen=True)
-class Distill(Inherited):
+class Distill(Augmented):
     """Train on the labels and on a teacher's answers to the same training rows (Hinton et al. 2015).
 
     Of a classification the answers are softened probabilities, of a regression predictions. Where

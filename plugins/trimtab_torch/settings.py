@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from trimtab.errors import ArtifactError
 from trimtab.technique import About
 
-__all__ = ["Inherited", "Loss", "Precision", "Settings", "check_settings"]
+__all__ = ["Augmented", "Inherited", "Loss", "Precision", "Settings", "check_settings"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Loss = Literal["cross_entropy", "squared", "huber"]
@@ -89,7 +89,7 @@ class Inherited:
 
     Parameters
     ----------
-    epochs, learning_rate, batch_size, weight_decay, precision, flip, shift
+    epochs, learning_rate, batch_size, weight_decay, precision
         As :class:`Settings` has them.
     """
 
@@ -98,8 +98,6 @@ class Inherited:
     batch_size: int | None = None
     weight_decay: float | None = None
     precision: Precision | None = None
-    flip: bool | None = None
-    shift: int | None = None
 
     about: ClassVar[About]
 
@@ -108,7 +106,22 @@ class Inherited:
 
     def over(self, own: Settings) -> Settings:
         """Return the model's own settings with what this technique sets."""
-        return own.but(**{f.name: getattr(self, f.name) for f in fields(Inherited)})
+        known = {f.name for f in fields(Settings)}
+        return own.but(**{f.name: getattr(self, f.name) for f in fields(self) if f.name in known})
+
+
+@dataclass(frozen=True)
+class Augmented(Inherited):
+    """The same for a technique that trains on images as they look from one epoch to the next.
+
+    Parameters
+    ----------
+    flip, shift
+        As :class:`Settings` has them.
+    """
+
+    flip: bool | None = None
+    shift: int | None = None
 
 
 def check_settings(where: str, values: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from trimtab.artifact import FLOAT, Model
 from trimtab.data import Data
 from trimtab.technique import About, Job
 from trimtab_torch.layers import executed
-from trimtab_torch.settings import Inherited
+from trimtab_torch.settings import Augmented, Inherited
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.trainer import fit_fresh
 from trimtab_torch.training import fit, training_rows, workbench
@@ -24,10 +24,10 @@ SLICE = 512
 
 
 @dataclass(frozen=True)
-class Finetune(Inherited):
+class Finetune(Augmented):
     """Train the parent further on the new rows; its preprocessing stays as it is.
 
-    Its settings are those of :class:`trimtab_torch.settings.Inherited`.
+    Its settings are those of :class:`trimtab_torch.settings.Augmented`.
 
     Examples
     --------
@@ -59,11 +59,11 @@ class Finetune(Inherited):
 
 
 @dataclass(frozen=True)
-class Scratch(Inherited):
+class Scratch(Augmented):
     """Build the parent's network anew, with fresh weights and freshly fitted preprocessing, and train it.
 
     Widths that pruning left are not kept: the factory's own come back. Its settings are those of
-    :class:`trimtab_torch.settings.Inherited`.
+    :class:`trimtab_torch.settings.Augmented`.
     """
 
     about: ClassVar[About] = About(
