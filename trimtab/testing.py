@@ -24,7 +24,7 @@ import yaml
 from trimtab import discover
 from trimtab.artifact import FLOAT, Model, sha256_folder
 from trimtab.data import Data, Role, Rows
-from trimtab.errors import ArtifactError, DataError, SettingsError, nearest
+from trimtab.errors import ArtifactError, DataError, PluginError, SettingsError, nearest
 from trimtab.monitor import Answer, Finding, Monitor, Sample
 from trimtab.recipe import Recipe, Step
 from trimtab.registry import CHAMPION, CandidateLog, Registry, RoundLog
@@ -167,6 +167,36 @@ class Material:
         runtime: Runtime = self.runtime or discover.build("runtimes", "onnxruntime", {}, "targets")
         return runtime
 
+    def runtime_for(self, format: str) -> Runtime:
+        """Return the material's runtime where it takes the format, else an installed one that does.
+
+        Raises
+        ------
+        AssertionError
+            When none does.
+        """
+        for runtime in itertools.chain([self.serving], _installed_runtimes()):
+            if format in runtime.takes:
+                return runtime
+        raise AssertionError(f"no installed runtime takes {format!r}; pass a Material with a runtime that does")
+
+    def served(self, runtime: Runtime) -> Model:
+        """Return a model that the runtime takes: the exported one, else the trained one.
+
+        Raises
+        ------
+        AssertionError
+            When the material has none in a format of the runtime's.
+        """
+        if self.converter.about.gives in runtime.takes:
+            return self.exported
+        _require(
+            self.converter.about.takes in runtime.takes,
+            f"{runtime.name} takes {runtime.takes!r}, the material's export gives {self.converter.about.gives!r}; "
+            "pass a Material with an export that fits",
+        )
+        return self.parent
+
     def job(self, name: str, teacher: Model | None = None) -> Job:
         """Return a job in a new, empty folder."""
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.base))
@@ -227,6 +257,13 @@ class Material:
     def reference(self) -> Sample:
         """Held-back rows."""
         return self.sample(quiet_frame(REFERENCE_ROWS, SEED + 1))
+
+
+def _installed_runtimes() -> Iterator[Runtime]:
+    for name in discover.installed("runtimes"):
+        with contextlib.suppress(PluginError):  # of one whose library is not installed
+            runtime: Runtime = discover.build("runtimes", name, {}, "targets")
+            yield runtime
 
 
 @functools.cache
@@ -407,9 +444,9 @@ def check_describes_what_it_wrote(technique: Technique, material: Material) -> N
 def check_its_model_predicts(technique: Technique, material: Material) -> None:
     """Every candidate of a round that uses it fails when it is measured, after all the time it took."""
     model = material.trial(technique).model
-    if model.format not in material.serving.takes:
+    if model.format not in material.serving.takes and model.format == material.converter.about.takes:
         model = material.converter.apply(model, material.data, material.job("converted", teacher=material.parent))
-    _predicts(material.serving.load(model), material)
+    _predicts(material.runtime_for(model.format).load(model), material)
 
 
 def _predicts(session: Session, material: Material) -> npt.NDArray[np.float32]:
@@ -559,33 +596,40 @@ def check_runtime_predicts(runtime: Runtime, material: Material) -> None:
     _require(np.allclose(parts["probabilities"], whole, atol=1e-5), "run and predict give different probabilities")
 
 
-def _loaded(runtime: Runtime, material: Material) -> Session:
-    _require(
-        material.exported.format in runtime.takes,
-        f"{runtime.name} takes {runtime.takes!r}, the material's export gives {material.exported.format!r}; "
-        "pass a Material with an export that fits",
-    )
-    return runtime.load(material.exported)
+def _loaded(runtime: Runtime, material: Material, batch: int = 1) -> Session:
+    return runtime.load(material.served(runtime), batch=batch)
 
 
 def check_runtime_does_not_mix_rows(runtime: Runtime, material: Material) -> None:
-    """A prediction depends on whose request came at the same moment."""
-    session = _loaded(runtime, material)
-    whole = session.predict(material.rows.inputs)
-    for row in range(3):
-        alone = session.predict({k: v[row : row + 1] for k, v in material.rows.inputs.items()})
+    """A prediction depends on whose request came at the same moment, or on the batch that was asked for."""
+    whole = _loaded(runtime, material).predict(material.rows.inputs)
+    session = _loaded(runtime, material, batch=2)
+    for rows in (1, 2, 3):
+        few = session.predict({k: v[:rows] for k, v in material.rows.inputs.items()})
         _require(
-            np.allclose(alone[0], whole[row], atol=1e-4), f"row {row} alone is predicted otherwise than in a batch"
+            few.shape == whole[:rows].shape and np.allclose(few, whole[:rows], atol=1e-4),
+            f"rows in a call of {rows}, loaded for calls of 2, are predicted otherwise than in one of {len(whole)}",
         )
+
+
+def check_runtime_gives_answers_that_stay(runtime: Runtime, material: Material) -> None:
+    """An answer changes in its reader's hands when the next request comes."""
+    session = _loaded(runtime, material)
+    first, second = ({k: v[row : row + 1] for k, v in material.rows.inputs.items()} for row in (0, 1))
+    for ask in (session.predict, lambda inputs: session.run(inputs)["probabilities"]):
+        answer = ask(first)
+        kept = answer.copy()
+        ask(second)
+        _require(np.array_equal(answer, kept), f"{runtime.name} overwrites an answer with the next one")
 
 
 def check_runtime_names_a_damaged_file(runtime: Runtime, material: Material) -> None:
     """A damaged champion is not recognised as one, and the loop does not fall back to the version before."""
-    folder = material.job("damaged").folder
-    for path in material.exported.folder.iterdir():
+    folder, model = material.job("damaged").folder, material.served(runtime)
+    for path in model.folder.iterdir():
         (folder / path.name).write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     try:
-        runtime.load(Model.at(folder, material.exported.format))
+        runtime.load(Model.at(folder, model.format))
     except ArtifactError:
         return
     except Exception as error:  # whatever else it raises is the finding
@@ -725,6 +769,7 @@ CHECKS: Mapping[str, tuple[Callable[[Any, Material], None], ...]] = {
         check_runtime_says_what_it_is,
         check_runtime_predicts,
         check_runtime_does_not_mix_rows,
+        check_runtime_gives_answers_that_stay,
         check_runtime_names_a_damaged_file,
     ),
     "sources": (check_windows_join, check_reading_again_gives_the_same, check_windows_close_in_order),
