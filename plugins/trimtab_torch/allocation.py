@@ -15,7 +15,7 @@ from trimtab_torch.layers import multiply_adds, width_of
 
 __all__ = ["Cost", "by_share", "cheapest", "levels", "nearest_width", "ranked"]
 
-MOST_LEVELS = 6
+MOST_LEVELS = 4
 """Widths that are tried of each group, beside the one that every group would get."""
 
 
@@ -65,7 +65,7 @@ def levels(group: Group, ratio: float, round_to: int) -> list[int]:
     Examples
     --------
     >>> levels(Group("conv", 64, 1, {}, ()), 0.4, 8)
-    [56, 48, 40, 32, 24, 8]
+    [56, 40, 24, 8]
     """
     unit = unit_of(group, round_to)
     possible = list(range(unit, group.width, unit))

@@ -26,7 +26,7 @@ from trimtab_torch.training import fit, training_rows, workbench
 __all__ = ["PruneChannel"]
 
 SCOPES = ("layer", "global", "sensitivity")
-ROWS = 512
+ROWS = 256
 """Rows that importance and sensitivity are measured on, at most."""
 
 
@@ -141,6 +141,10 @@ class _Cutting:
     def __post_init__(self) -> None:
         self.examples = self.model.examples(2)
         self.groups, self.left_alone = find(self.model.network, self.examples)
+        if not self.groups:
+            raise PluginError(
+                "prune.channel finds no layer that it can prune; leave it out of optimize.techniques" + self._alone()
+            )
         self.seen = self._seen()
 
     def _seen(self) -> Evidence | None:
@@ -198,7 +202,8 @@ class _Cutting:
         lesson = None
         if self.job.teacher is not None:
             teacher = FloatModel.load(self.job.teacher, self.job.factory)
-            lesson = Lesson(Teacher((teacher.network,), teacher.prepare(rows.inputs)))
+            scale = teacher.preprocess.into(self.model.preprocess)
+            lesson = Lesson(Teacher((teacher.network,), teacher.prepare(rows.inputs), *scale))
         parts, targets = self.model.prepare(rows.inputs), self.model.targets(rows.labels)
         loss = fit(network, parts, targets, settings, self.job, "prune.channel", lesson)
         self.recovered.append(loss)
@@ -212,11 +217,13 @@ class _Cutting:
             )
 
     def _nothing(self) -> str:
-        alone = "".join(f"; {name} was left alone: {why}" for name, why in self.left_alone.items())
         return (
             f"prune.channel.ratio {self.settings.ratio} with round_to {self.settings.round_to} removes no channel "
-            f"from any of {len(channels(self.model.network))} layers; raise ratio or lower round_to{alone}"
+            f"from any of {len(channels(self.model.network))} layers; raise ratio or lower round_to" + self._alone()
         )
+
+    def _alone(self) -> str:
+        return "".join(f"; {name} was left alone: {why}" for name, why in self.left_alone.items())
 
     def facts(self, network: nn.Module) -> dict[str, object]:
         """Return what the pruning did."""
