@@ -1,6 +1,7 @@
 """Timing: a slower model is found out, equal ones are not told apart, and two never measure at once."""
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import tempfile
@@ -12,6 +13,7 @@ from typing import Any
 import filelock
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
 
 from tests import fakes, told
@@ -202,7 +204,7 @@ def test_with_one_thread_models_are_loaded_here_again_and_again(tmp_path: Path) 
     found = compare(champion, {"slow": slow, "same": champion}, ROWS, seconds=0.2)
     assert timed(found["slow"]).speedup.high < 0.8
     assert timed(found["same"]).speedup.low > 0.8
-    assert timed(found["slow"]).loads == 12
+    assert timed(found["slow"]).loads == 16
     assert pids(tmp_path / "slow") == {os.getpid()}
 
 
@@ -275,3 +277,31 @@ def test_memory_is_watched_where_the_kernel_sets_no_mark_back(tmp_path: Path) ->
         del block
 
     assert 39e6 < growth(work, marks=tmp_path / "nothing" / "here") < 48e6
+
+
+def products(folder: Path, count: int) -> Loadable:
+    """A graph of so many products with a matrix of 256 x 256, a quarter of a megabyte each."""
+    folder.mkdir()
+    weight = np.random.default_rng(count).normal(size=(256, 256)).astype(np.float32) / 16
+    names = ["numeric", *(f"h{at}" for at in range(count - 1)), "probabilities"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", [a, f"w{at}"], [b]) for at, (a, b) in enumerate(itertools.pairwise(names))],
+        "products",
+        [onnx.helper.make_tensor_value_info("numeric", onnx.TensorProto.FLOAT, ["rows", 256])],
+        [onnx.helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, ["rows", 256])],
+        [onnx.numpy_helper.from_array(weight, f"w{at}") for at in range(count)],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save_model(proto, str(folder / "model.onnx"))
+    return Loadable("onnxruntime", Model.at(folder, "onnx"))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_models_in_onnx_runtime_are_timed_and_weighed(tmp_path: Path, threads: int) -> None:
+    small, large = products(tmp_path / "small", 4), products(tmp_path / "large", 40)
+    rows = Rows({"numeric": np.ones((8, 256), np.float32)}, np.zeros(8, np.int64), np.arange(8, dtype=np.uint64))
+    found = compare(large, {"small": small}, rows, threads=threads, batch=8, seconds=0.3)
+    assert timed(found["small"]).speedup.low > 2
+    weights = 36 * 256 * 256 * 4 / 1e6
+    more = peak_memory(large, rows, threads=threads) - peak_memory(small, rows, threads=threads)
+    assert 0.8 * weights < more < 4 * weights
