@@ -54,7 +54,7 @@ def multiply_adds(network: nn.Module, examples: Sequence[Tensor]) -> Mapping[str
     Examples
     --------
     >>> from trimtab_torch.networks import Mlp
-    >>> counts = multiply_adds(Mlp(inputs=2, classes=3, hidden=[8]).eval(), [torch.zeros(2, 2)])
+    >>> counts = multiply_adds(Mlp(inputs=2, outputs=3, hidden=[8]).eval(), [torch.zeros(2, 2)])
     >>> counts["body.0"], counts["head"], counts[""]
     (16, 24, 40)
     """
