@@ -395,8 +395,8 @@ def test_an_mlflow_that_does_not_answer_is_no_fault_of_the_user(served: Desk) ->
         ({"factory": "Net"}, "model.factory: 'Net' is not of the form 'module:name'"),
         (
             {"factory": "trimtab_torch.networks:Mlp", "arguments": {"hiden": [8]}},
-            "model.arguments.hiden: 'trimtab_torch.networks:Mlp' has no such parameter; it has inputs, classes, "
-            "hidden, dropout. Did you mean 'hidden'?",
+            "model.arguments.hiden: 'trimtab_torch.networks:Mlp' has no such parameter; it has inputs, outputs, "
+            "hidden, dropout, norm. Did you mean 'hidden'?",
         ),
     ],
     ids=str,

@@ -312,10 +312,11 @@ def test_a_teacher_is_asked_about_the_view_that_its_student_sees(digits: Bench) 
     aside = replace(judge, inputs={"image": np.roll(judge.inputs["image"], 1, axis=3)})
     fresh = Classifier(RESNET, SMALL, epochs=1).fit(digits.data, digits.job(seed=5))
     taught, still = (
-        Distill(epochs=8, weight=1.0, shift=shift).apply(fresh, data, digits.job(teacher=seen)) for shift in (1, 0)
+        Distill(epochs=8, weight=1.0, temperature=1.0, shift=shift).apply(fresh, data, digits.job(teacher=seen))
+        for shift in (1, 0)
     )
-    assert accuracy(taught, judge, digits.job()) > 0.8
-    assert accuracy(taught, aside, digits.job()) > accuracy(still, aside, digits.job()) + 0.05
+    assert accuracy(taught, judge, digits.job()) > 0.7
+    assert accuracy(taught, aside, digits.job()) > accuracy(still, aside, digits.job()) + 0.1
 
 
 def test_matching_features_brings_the_hidden_layers_together(digits: Bench, champion: Model) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,14 +17,14 @@ import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from trimtab.artifact import FLOAT, ONNX, Model, write_json
 from trimtab.data import Data, Role
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
 from trimtab.window import Arrays, Schema
-from trimtab_torch.layers import executed
+from trimtab_torch.graph import clean, feed_text, name_inputs, placeholder
+from trimtab_torch.layers import executed, multiply_adds
 from trimtab_torch.preprocess import Preprocess, blank_rows, to_tensors
 from trimtab_torch.spec import FloatModel, parameters
 from trimtab_torch.training import workbench
@@ -117,21 +117,21 @@ class Export:
             raise PluginError(f"model does not export: feature {taken.pop()!r} has the name of an output; rename it")
         with workbench(job):
             serving = Serving(loaded.preprocess, loaded.network, _embedder(loaded)).eval()
-            proto = _clean(_feed_text(_name_inputs(self._trace(serving, schema), schema), schema))
+            proto = clean(feed_text(name_inputs(self._trace(serving, schema), schema), schema))
             self._check_opset(proto)
             _write(proto, job.folder / FILE)
             _compare(serving, schema, data, job.folder / FILE, job.threads)
         facts = {
             "opset": self.opset,
             "parameters": parameters(loaded.network),
-            "multiply_adds": multiply_adds(loaded.network, loaded.examples(1)),
+            "multiply_adds": multiply_adds(loaded.network, loaded.examples(1))[""],
         }
         write_json(job.folder / "facts.json", facts)
         return Model.at(job.folder, ONNX)
 
     def _trace(self, serving: Serving, schema: Schema) -> onnx.ModelProto:
         rows = torch.export.Dim("rows")
-        names = [_placeholder(at) for at in range(len(schema.inputs))]
+        names = [placeholder(at) for at in range(len(schema.inputs))]
         served = PREDICTIONS if schema.task == "regression" else PROBABILITIES
         try:
             with _quiet():
@@ -177,104 +177,6 @@ def _embedder(model: FloatModel) -> nn.Module | None:
         model.network(*model.examples(2))
     hook.remove()
     return linear[-1] if ranks == [2] else None
-
-
-def multiply_adds(network: nn.Module, examples: Sequence[Tensor]) -> int:
-    """Return the multiplications, each with its addition, that a call on ``examples`` takes.
-
-    Examples
-    --------
-    >>> multiply_adds(nn.Linear(4, 3), [torch.zeros(1, 4)])
-    12
-    """
-    counter = FlopCounterMode(display=False)
-    # Inference mode would hide linear layers from the counter.
-    with torch.no_grad(), counter:
-        network(*examples)
-    return counter.get_total_flops() // 2
-
-
-def _placeholder(at: int) -> str:
-    return f"trimtab.input.{at}"
-
-
-def _codes(name: str) -> str:
-    return f"{name}.codes"
-
-
-def _name_inputs(proto: onnx.ModelProto, schema: Schema) -> onnx.ModelProto:
-    """Give the inputs the schema's names, and other names to inner values that the exporter called the same."""
-    names = [_codes(i.name) if i.dtype == "text" else i.name for i in schema.inputs]
-    taken = {*names, *(i.name for i in schema.inputs)}
-    inner = {v for node in proto.graph.node for v in node.output} | {t.name for t in proto.graph.initializer}
-    new = {name: f"{name}.inner" for name in inner & taken}
-    new |= {_placeholder(at): name for at, name in enumerate(names)}
-    _rename(proto.graph, new)
-    return proto
-
-
-def _rename(graph: onnx.GraphProto, new: Mapping[str, str]) -> None:
-    for holder in (*graph.input, *graph.value_info, *graph.initializer):
-        holder.name = new.get(holder.name, holder.name)
-    for node in graph.node:
-        for values in (node.input, node.output):
-            values[:] = [new.get(v, v) for v in values]
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _rename(attribute.g, new)
-
-
-def _feed_text(proto: onnx.ModelProto, schema: Schema) -> onnx.ModelProto:
-    """Put a LabelEncoder in front of each text input, so that the file takes the text itself."""
-    levels = {c.name: [str(level) for level in c.levels] for c in schema.columns if c.dtype == "text"}
-    if not levels:
-        return proto
-    graph = proto.graph
-    inputs = list(graph.input)
-    del graph.input[:]
-    encoders = []
-    for given in inputs:
-        name = given.name.removesuffix(_codes(""))
-        if given.name == name or name not in levels:
-            graph.input.append(given)
-            continue
-        graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.STRING, ["rows", 1]))
-        encoders.append(
-            onnx.helper.make_node(
-                "LabelEncoder",
-                [name],
-                [given.name],
-                name=f"{name}.encoder",
-                domain="ai.onnx.ml",
-                keys_strings=levels[name],
-                values_int64s=list(range(len(levels[name]))),
-                default_int64=-1,
-            )
-        )
-        graph.value_info.append(given)
-    nodes = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*encoders, *nodes])
-    if not any(o.domain == "ai.onnx.ml" for o in proto.opset_import):
-        proto.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
-    return proto
-
-
-def _clean(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop what only the exporter's authors read, and shapes that every reader infers.
-
-    Stack traces would name this machine's folders, and weigh as much as a small network.
-    """
-    codes = [v for v in proto.graph.value_info if v.name.endswith(_codes(""))]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(codes)
-    for holder in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):
-        if hasattr(holder, "metadata_props"):
-            del holder.metadata_props[:]
-        holder.doc_string = ""
-    for value in (*proto.graph.input, *proto.graph.output):
-        del value.metadata_props[:]
-    return proto
 
 
 def _write(proto: onnx.ModelProto, path: Path) -> None:
