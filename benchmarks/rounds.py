@@ -129,7 +129,7 @@ def proven(asked: Round, won: dict[str, Any], versions: Path) -> dict[str, list[
     """Return each gain that the verdict names: the interval of its difference, which must lie above no change (0)."""
     metrics, reasons = won["metrics"], won["reasons"]
     named = reasons[0].removeprefix("superior in ").split(" and ") if reasons[0].startswith("superior in ") else []
-    rise = re.fullmatch(r"quality rose by \S+ \((\S+) to (\S+)\) on \d+ rows", reasons[1])
+    rise = re.fullmatch(r"accuracy rose by \S+ \((\S+) to (\S+)\), from \S+ to \S+, on \d+ rows", reasons[1])
     saved = 1 - metrics["size_bytes"] / model_bytes(versions, asked.detail["champion"])
     intervals = {
         "quality": [float(rise[1]), float(rise[2])] if rise is not None else [0.0, 0.0],
