@@ -14,7 +14,8 @@ from trimtab import champion, loop
 from trimtab.artifact import read_json, write_json
 from trimtab.errors import ArtifactError, InputError
 from trimtab.journal import Promotion
-from trimtab.registry import CHALLENGER, CHAMPION, PREVIOUS, digests_of
+from trimtab.registry import CHALLENGER, PREVIOUS, digests_of
+from trimtab.runtime import CHAMPION
 
 STREAM = [fakes.quiet(400, 90), fakes.quiet(200, 91), fakes.moved(200, 92), fakes.moved(200, 93)]
 

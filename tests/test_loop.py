@@ -18,8 +18,9 @@ from trimtab.journal import Journal
 from trimtab.loop import Report
 from trimtab.monitor import Answer
 from trimtab.parts import Parts
-from trimtab.registry import CHALLENGER, CHAMPION, PREVIOUS, MemoryRegistry
+from trimtab.registry import CHALLENGER, PREVIOUS, MemoryRegistry
 from trimtab.round import optimize, request_by_hand
+from trimtab.runtime import CHAMPION
 from trimtab.trigger import Action
 
 ONE_CANDIDATE = {"optimize": {"techniques": ["recentre", "convert"]}}

@@ -17,7 +17,7 @@ from trimtab.errors import ArtifactError, InputError
 from trimtab.journal import Promotion
 from trimtab.monitor import Sample
 from trimtab.parts import Parts
-from trimtab.registry import CHALLENGER, PREVIOUS
+from trimtab.registry import CHALLENGER, PREVIOUS, beside
 from trimtab.runtime import CHAMPION, Session, Setup
 from trimtab.serving import Serving
 from trimtab.window import Schema, Window
@@ -153,17 +153,6 @@ def newest_epoch(parts: Parts) -> int:
 def previous(promotions: list[Promotion]) -> int | None:
     """Return the newest champion before the present one that is another version."""
     return next((p.version for p in reversed(promotions[:-1]) if p.version != promotions[-1].version), None)
-
-
-def beside(alias: str, word: str) -> str:
-    """Return the alias of another version on the same target.
-
-    Examples
-    --------
-    >>> beside("champion", "previous"), beside("champion-edge", "challenger")
-    ('previous', 'challenger-edge')
-    """
-    return word + alias.removeprefix(CHAMPION)
 
 
 def project_aliases(parts: Parts, alias: str) -> None:

@@ -305,7 +305,8 @@ def _show(report: dict[str, Any]) -> None:
 
     out.print(console.windows_table(report))
     for asked in report["rounds"]:
-        out.print(console.candidates_table(asked))
+        for table in console.candidates_tables(asked):
+            out.print(table)
     state = f"{report['project']}: {report['state']}, champion v{report['champion']}, epoch {report['epoch']}"
     lines = [state, console.mean_line(report), console.gained_line(report), *console.links(report)]
     for line in filter(None, lines):

@@ -10,10 +10,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["Bars", "candidates_table", "gained_line", "mean_line", "windows_table"]
+from trimtab.runtime import CHAMPION
+
+__all__ = ["Bars", "candidates_tables", "gained_line", "mean_line", "windows_table"]
 
 COLOURS = {"fine": "green", "moved": "yellow", "worse": "red", "broken": "red", "unknown": "dim"}
-OUTCOMES = {"passed": "green", "rejected": "red", "unknown": "yellow", "failed": "red"}
+OUTCOMES = {
+    "passed": "green",
+    "rejected": "red",
+    "unknown": "yellow",
+    "failed": "red",
+    "behind": "dim",
+    "stopped": "dim",
+}
 DASH = "–"  # noqa: RUF001 (an en dash marks an empty cell)
 
 
@@ -78,35 +87,64 @@ def windows_table(status: Mapping[str, Any]) -> Table:
             f"[{COLOURS[finding]}]{finding}[/]",
             row["decision"] or DASH,
             DASH if row["champion"] is None else f"v{row['champion']}",
-            _share(row["quality"]),
+            _figure(row["quality"], status["metric"]),
             _shorten("; ".join(row["reasons"])),
         )
     return table
 
 
-def candidates_table(asked: Mapping[str, Any]) -> Table:
-    """Return a table of one round's candidates: quality, latency, speed-up, size, verdict with reasons."""
-    title = f"Candidates of the round after window {asked['window']}: {asked['outcome'] or asked['state']}"
-    table = Table(title=title, title_justify="left")
-    for name in ("candidate", "quality", "p50 / p95 ms", "speed-up", "kB", "verdict", "why"):
+def candidates_tables(asked: Mapping[str, Any]) -> list[Table]:
+    """Return a table of one round's candidates for each target."""
+    aliases = list(dict.fromkeys(a for c in asked.get("candidates", ()) for a in c["targets"])) or [CHAMPION]
+    return [_candidates_table(asked, alias) for alias in aliases]
+
+
+def _candidates_table(asked: Mapping[str, Any], alias: str) -> Table:
+    """Return a table of candidates on one target: quality, latency, speed-up, size, verdict with reasons."""
+    where = "" if alias == CHAMPION else f" for {alias}"
+    title = f"Candidates{where} of the round after window {asked['window']}: {asked['outcome'] or asked['state']}"
+    table = Table(title=title, title_justify="left", caption=_won(asked, alias), caption_justify="left")
+    for name in ("candidate", "runtime", "quality", "p50 / p99 ms", "speed-up", "kB", "verdict", "why"):
         table.add_column(name, overflow="fold")
     for c in asked.get("candidates", ()):
-        m = c["metrics"]
+        here = c["targets"].get(alias, c)
+        m, look = here["metrics"], here["look"]
         table.add_row(
-            ("[bold]" if c["won"] else "") + c["recipe"] + (" ★" if c["won"] else ""),
-            f"{_share(m['quality'])} ({_share(m['quality_low'])} to {_share(m['quality_high'])})"
-            if "quality" in m
-            else DASH,
-            f"{m['p50_ms']:.3f} / {m['p95_ms']:.3f}" if m else DASH,
-            f"{m['speedup']:.2f} ({m['speedup_low']:.2f} to {m['speedup_high']:.2f})"
-            + (" contended" if c["contended"] else "")
-            if m
-            else DASH,
-            f"{m['size_bytes'] / 1e3:.0f}" if m else DASH,
-            f"[{OUTCOMES.get(c['outcome'], 'white')}]{c['outcome']}[/]",
-            _shorten("; ".join(c["reasons"][:2]), 160),
+            ("[bold]" if here["won"] else "") + c["recipe"] + (" ★" if here["won"] else ""),
+            here["runtime"] or DASH,
+            _quality(m, look),
+            _latency(m, look),
+            _speedup(m, look, here["contended"]),
+            f"{look['size_bytes'] / 1e3:.0f}" if look else DASH,
+            f"[{OUTCOMES.get(here['outcome'], 'white')}]{here['outcome']}[/]",
+            _shorten("; ".join(here["reasons"][:2]), 160),
         )
     return table
+
+
+def _won(asked: Mapping[str, Any], alias: str) -> str | None:
+    won = asked.get("targets", {}).get(alias)
+    lines = [] if won is None else [f"★ {won['winner']} on {won['runtime']}: {won['why']}"]
+    return "\n".join([*lines, *asked.get("spared", ())]) or None
+
+
+def _quality(m: Mapping[str, float], look: Mapping[str, float]) -> str:
+    if "quality" in m:
+        return f"{m['quality']:.3f} ({m['quality_low']:.3f} to {m['quality_high']:.3f})"
+    return f"~{look['quality_search']:.3f}" if "quality_search" in look else DASH
+
+
+def _latency(m: Mapping[str, float], look: Mapping[str, float]) -> str:
+    if not m:
+        return f"~{look['look_p50_ms']:.3f}" if look else DASH
+    return f"{m['p50_ms']:.3f} / " + (f"{m['p99_ms']:.3f}" if "p99_ms" in m else f"{DASH}")
+
+
+def _speedup(m: Mapping[str, float], look: Mapping[str, float], contended: bool | None) -> str:
+    if not m:
+        return f"~{look['look_speedup']:.2f}" if look else DASH
+    said = f"{m['speedup']:.2f} ({m['speedup_low']:.2f} to {m['speedup_high']:.2f})"
+    return said + (" contended" if contended else "")
 
 
 def gained_line(status: Mapping[str, Any]) -> str | None:
@@ -117,10 +155,8 @@ def gained_line(status: Mapping[str, Any]) -> str | None:
     parts = [f"v{gained['champion']} against v{gained['first']}:"]
     if gained["quality_after"] is not None:
         since = ", ".join(str(n) for n in gained["windows"])
-        parts.append(
-            f"quality {_share(gained['quality_before'])} -> {_share(gained['quality_after'])} on windows {since} "
-            f"({gained['rows']} rows it never saw),"
-        )
+        before, after = (_figure(gained[f"quality_{when}"], status["metric"]) for when in ("before", "after"))
+        parts.append(f"{status['metric']} {before} -> {after} on windows {since} ({gained['rows']} rows it never saw),")
     if "speedup" in gained:
         low, high = gained["speedup_low"], gained["speedup_high"]
         parts.append(f"{gained['speedup']:.2f} times as fast ({low:.2f} to {high:.2f}),")
@@ -130,12 +166,13 @@ def gained_line(status: Mapping[str, Any]) -> str | None:
 
 def mean_line(status: Mapping[str, Any]) -> str | None:
     """Return one line with the mean quality of the champions that served and of the first had it stayed."""
-    quality = status["quality"]
+    quality, metric = status["quality"], status["metric"]
     if quality["served"] is None:
         return None
+    served, never = (_figure(quality[key], metric) for key in ("served", "never_replaced"))
     return (
-        f"mean quality over {quality['windows']} windows: {_share(quality['served'])} with the champions that served, "
-        f"{_share(quality['never_replaced'])} had the first never been replaced"
+        f"mean {metric} over {quality['windows']} windows: {served} with the champions that served, "
+        f"{never} had the first never been replaced"
     )
 
 
@@ -147,8 +184,10 @@ def links(status: Mapping[str, Any]) -> Sequence[str]:
     return lines
 
 
-def _share(value: float | None) -> str:
-    return DASH if value is None else f"{100 * value:.1f} %"
+def _figure(value: float | None, metric: str) -> str:
+    if value is None:
+        return DASH
+    return f"{100 * value:.1f} %" if metric == "accuracy" else f"{value:.3f}"
 
 
 def _shorten(text: str, most: int = 120) -> str:

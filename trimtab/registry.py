@@ -16,7 +16,6 @@ from trimtab.runtime import CHAMPION
 
 __all__ = [
     "CHALLENGER",
-    "CHAMPION",
     "PREVIOUS",
     "CandidateLog",
     "DatasetLog",
@@ -24,6 +23,7 @@ __all__ = [
     "Registry",
     "RoundLog",
     "Version",
+    "beside",
     "digests_of",
 ]
 
@@ -101,6 +101,17 @@ class Version:
     operation: str
     tags: Mapping[str, str]
     digests: Mapping[str, str]
+
+
+def beside(alias: str, word: str) -> str:
+    """Return the alias of another version on the same target.
+
+    Examples
+    --------
+    >>> beside("champion", "previous"), beside("champion-edge", "challenger")
+    ('previous', 'challenger-edge')
+    """
+    return word + alias.removeprefix(CHAMPION)
 
 
 def digests_of(package: Path) -> dict[str, str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from trimtab.errors import TrimtabError
-from trimtab.journal import Journal, Quality, Round, degraded
+from trimtab.journal import Journal, Promotion, Quality, Round, degraded
 from trimtab.monitor import Answer, Finding
-from trimtab.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+from trimtab.registry import CHALLENGER, PREVIOUS, Registry, beside
+from trimtab.runtime import CHAMPION
 
 __all__ = ["describe", "gained", "mean_quality", "window_rows"]
 
@@ -25,11 +27,13 @@ def describe(journal: Journal, registry: Registry | None) -> dict[str, Any]:
     promotions, rounds = journal.promotions(), [r for r in journal.rounds() if r.cause != "first"]
     return {
         "project": journal.project,
+        "metric": _metric(journal),
         "state": state(rounds, bool(promotions)),
         "champion": promotions[-1].version if promotions else None,
-        "epoch": promotions[-1].epoch if promotions else 0,
+        "epoch": max((p.epoch for p in journal.promotions(None)), default=0),
         "windows": window_rows(journal),
         "rounds": [_round(r) for r in rounds],
+        "targets": _targets(journal.promotions(None)),
         "promotions": [
             {"epoch": p.epoch, "version": p.version, "kind": p.kind, "operation": p.operation, "at": p.at}
             for p in promotions
@@ -38,8 +42,19 @@ def describe(journal: Journal, registry: Registry | None) -> dict[str, Any]:
         "gained": gained(journal),
         "reports": [dict(detail) for _, _, detail in journal.records("report")],
         "errors": [{"at": at, **detail} for at, _, detail in journal.records("error")],
-        **_registry(registry),
+        **_registry(registry, _targets(journal.promotions(None))),
     }
+
+
+def _metric(journal: Journal) -> str:
+    """Return the name of the project's metric, whatever its settings."""
+    named = json.loads(journal.config())["model"]["metric"]
+    return str(named if isinstance(named, str) else next(iter(named)))
+
+
+def _targets(promotions: Sequence[Promotion]) -> dict[str, int]:
+    """Return the version that serves on each target, by the alias of the target's champion."""
+    return {p.alias: p.version for p in promotions}
 
 
 def state(rounds: Sequence[Round], begun: bool) -> str:
@@ -51,14 +66,15 @@ def state(rounds: Sequence[Round], begun: bool) -> str:
     return "serving" if begun else "new"
 
 
-def _registry(registry: Registry | None) -> dict[str, Any]:
+def _registry(registry: Registry | None, targets: Collection[str]) -> dict[str, Any]:
     if registry is None:
         return {"registry_up": None, "aliases": {}, "versions": []}
     try:
         registry.ready()
+        names = [beside(alias, word) for alias in targets or [CHAMPION] for word in (CHAMPION, PREVIOUS, CHALLENGER)]
         return {
             "registry_up": True,
-            "aliases": {a: n for a in (CHAMPION, PREVIOUS, CHALLENGER) if (n := registry.alias(a)) is not None},
+            "aliases": {a: n for a in names if (n := registry.alias(a)) is not None},
             "versions": [
                 {"version": v.number, "files": dict(v.digests), "tags": dict(v.tags)} for v in registry.versions()
             ],
@@ -66,6 +82,10 @@ def _registry(registry: Registry | None) -> dict[str, Any]:
         }
     except TrimtabError as error:
         return {"registry_up": False, "aliases": {}, "versions": [], "registry_error": str(error)}
+
+
+DETAIL = ("candidates", "targets", "spared", "rows", "version", "champion", "error")
+"""What a closed round's record says beside its outcome."""
 
 
 def _round(asked: Round) -> dict[str, Any]:
@@ -78,7 +98,7 @@ def _round(asked: Round) -> dict[str, Any]:
         "outcome": asked.outcome,
         "requested": asked.requested,
         "closed": asked.closed,
-        **{k: asked.detail[k] for k in ("candidates", "rows", "version", "champion", "error") if k in asked.detail},
+        **{k: asked.detail[k] for k in DETAIL if k in asked.detail},
     }
 
 

@@ -27,8 +27,8 @@ from trimtab.data import Data, Role, Rows
 from trimtab.errors import ArtifactError, DataError, PluginError, SettingsError, nearest
 from trimtab.monitor import Answer, Finding, Monitor, Sample
 from trimtab.recipe import Recipe, Step
-from trimtab.registry import CHAMPION, CandidateLog, Registry, RoundLog
-from trimtab.runtime import Runtime, Session
+from trimtab.registry import CandidateLog, Registry, RoundLog
+from trimtab.runtime import CHAMPION, Runtime, Session
 from trimtab.technique import About, Job, Technique, Trainer
 from trimtab.window import Feature, Schema, Source
 

@@ -21,7 +21,8 @@ from sqlalchemy.engine import make_url
 from trimtab.errors import InputError, ServiceError
 from trimtab.journal import Journal
 from trimtab.parts import registry_of
-from trimtab.registry import CHAMPION, Registry
+from trimtab.registry import Registry
+from trimtab.runtime import CHAMPION
 from trimtab.settings import Project
 from trimtab_prometheus.metrics import Reading, families, read
 
