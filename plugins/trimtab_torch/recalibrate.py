@@ -39,8 +39,9 @@ class Recalibrate:
     rows
         Most rows to look at, drawn from all of them.
     prior
-        Weight of the old statistics, as the number of rows they count for (Schneider et al. 2020): with
-        few new rows they steady the estimate; 0 forgets them.
+        Weight of the old statistics, as the number of rows they count for (Schneider et al. 2020). 0
+        forgets them, which suits large changes even with a few dozen rows; a prior steadies the
+        estimate where rows are fewer and the change is small.
 
     Examples
     --------
@@ -51,7 +52,7 @@ class Recalibrate:
     """
 
     rows: int = 4096
-    prior: int = 16
+    prior: int = 0
 
     about: ClassVar[About] = About(
         name="recalibrate",
