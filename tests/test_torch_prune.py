@@ -101,6 +101,17 @@ class Detached(nn.Module):
         return logits if self.training else logits.detach()
 
 
+class Bare(nn.Module):
+    """Has no layer."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape[0], classes))
+
+    def forward(self, table: Tensor) -> Tensor:
+        return table @ self.weight
+
+
 class Refuses(Detached):
     """Serves without gradients alone."""
 
@@ -408,6 +419,7 @@ def test_pruning_that_removes_nothing_is_an_error_that_says_so(digits: Bench, ch
     ("name", "message"),
     [
         ("Refuses", r"cannot trace this network \(RuntimeError: inference only\); leave prune.channel out"),
+        ("Bare", "finds no layer that it can prune; leave it out of optimize.techniques$"),
         ("Detached", "finds no layer that it can prune; .*; head was left alone: the graph does not reach it"),
     ],
 )

@@ -202,21 +202,25 @@ def find(network: nn.Module, examples: Sequence[Tensor]) -> tuple[dict[str, Grou
     found here, and not by users. Normalisations that mix channels are left out of that comparison.
     """
     described, alone = describe(network, examples)
+    order = list(executed(network, examples))
+    last = set(order[-1:])
     noisy = [_noise(e) for e in examples]
-    groups: dict[str, Group] = {}
+    groups = {name: group for name, group in described.items() if last.isdisjoint(group.writers)}
+    if _breaks(network, noisy, list(groups.values())):  # who is it, then?
+        groups = {}
     for name, group in described.items():
-        reason = _breaks(network, noisy, [group])
-        if reason:
-            alone |= dict.fromkeys(group.writers, reason)
-        else:
-            groups[name] = group
+        if name not in groups:
+            reason = _breaks(network, noisy, [group])
+            if reason:
+                alone |= dict.fromkeys(group.writers, reason)
+            else:
+                groups[name] = group
     if _breaks(network, noisy, list(groups.values())):
         groups, more = _together(network, noisy, groups)
         alone |= more
     alone |= {n: "keeps its width" for n, m in network.named_modules() if isinstance(m, KEPT_WHOLE)}
     known = {writer for group in groups.values() for writer in group.writers} | set(alone)
-    alone |= {n: "the graph does not reach it" for n in executed(network, examples) if n not in known}
-    return groups, alone
+    return groups, alone | {n: "the graph does not reach it" for n in order if n not in known}
 
 
 def _together(

@@ -133,8 +133,10 @@ class _Cutting:
     model: FloatModel
     data: Data
     job: Job
+    examples: tuple[Tensor, ...] = field(init=False)
     groups: dict[str, Group] = field(init=False)
     left_alone: dict[str, str] = field(init=False)
+    seen: Evidence | None = field(init=False)
     table: dict[str, dict[int, float]] = field(default_factory=dict, init=False)
     recovered: list[float] = field(default_factory=list, init=False)
 
