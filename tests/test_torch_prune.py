@@ -272,7 +272,7 @@ def test_what_cannot_be_pruned_is_left_alone_by_name_and_the_rest_is_pruned(
     factory: str, shape: tuple[int, ...], left: str, why: str, narrower: str, tmp_path: Path
 ) -> None:
     bench = Bench.noise(tmp_path, shape)
-    facts = bench.prune(bench.fit(factory)).facts
+    facts = bench.prune(bench.fit(factory), scope="layer").facts
     before, after = facts["channels"].get(left, (0, 0))
     assert before == after
     assert why in facts["left_alone"][left]

@@ -52,6 +52,10 @@ class Evidence:
         some = rows.take(np.sort(np.random.default_rng(seed).permutation(labelled)[:most]))
         return cls(model.prepare(some.inputs), model.targets(some.labels))
 
+    def first(self, most: int) -> Evidence:
+        """Return the first ``most`` rows alone."""
+        return Evidence(tuple(part[:most] for part in self.parts), self.targets[:most])
+
     def losses(self, network: nn.Module) -> Iterator[Tensor]:
         """Yield the network's loss summed over each batch of rows."""
         rows = torch.arange(len(self.targets))

@@ -28,6 +28,8 @@ __all__ = ["PruneChannel"]
 SCOPES = ("layer", "global", "sensitivity")
 ROWS = 256
 """Rows that importance and sensitivity are measured on, at most."""
+REFRESH_ROWS = 128
+"""Rows that batch norms are estimated anew on before each of these measurements, at most."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class PruneChannel:
         How many go where. ``layer``: the same share everywhere. ``global``: all channels are ranked
         together. ``sensitivity``: every group is cut alone to several widths and the rise of the loss
         measured, without training; widths are chosen that save at least the multiply-adds that
-        ``layer`` saves, at the least summed rise.
+        ``layer`` saves, at the least summed rise. Batch norms are estimated anew before each measurement.
     rounds
         Cuts to get there, at least 1; importance is measured anew before each (Molchanov et al. 2017).
     recovery_epochs
@@ -79,7 +81,7 @@ class PruneChannel:
 
     ratio: float = 0.5
     round_to: int = 8
-    importance: Importance = "taylor"
+    importance: Importance = "l2"
     scope: Literal["layer", "global", "sensitivity"] = "sensitivity"
     rounds: int = 1
     recovery_epochs: int = 0
@@ -192,8 +194,8 @@ class _Cutting:
         tried = {name: levels(group, ratio, round_to) for name, group in self.groups.items()}
         held = self.data.rows(Role.SEARCH)
         evidence = Evidence.draw(self.model, held if len(held) else self.data.rows(Role.TRAIN), ROWS, self.job.seed)
-        network = self.model.network
-        self.table = sensitivity(network, self.examples, self.groups, ranks, tried, evidence, self.seen, self.tick)
+        network, few = self.model.network, self.seen.first(REFRESH_ROWS) if self.seen else None
+        self.table = sensitivity(network, self.examples, self.groups, ranks, tried, evidence, few, self.tick)
         cost = Cost.of(network, self.examples, self.groups)
         return cheapest(self.table, cost, cost(plain))
 
