@@ -326,7 +326,8 @@ def test_sensitivity_cuts_where_nothing_is_lost_and_equal_shares_do_not(digits: 
         loaded.network.get_submodule("head").weight[:, 32:] = 0
         loaded.network.get_submodule("hidden").weight[:, 4 * 8 :] = 0
     idle = loaded.save(digits.job().folder, {})
-    chosen, equal = (digits.prune(idle, ratio=0.4, scope=scope) for scope in ("sensitivity", "layer"))
+    settings = {"ratio": 0.4, "importance": "taylor"}
+    chosen, equal = (digits.prune(idle, scope=scope, **settings) for scope in ("sensitivity", "layer"))
     assert chosen.facts["channels"] == {"body.0.0": [16, 16], "body.1.0": [24, 8], "hidden": [64, 40], "head": [10, 10]}
     assert chosen.facts["left_alone"]["body.0.0"] == "dear to cut"
     assert torch.allclose(logits_of(chosen, digits.rows), logits_of(idle, digits.rows), atol=1e-4)
