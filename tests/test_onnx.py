@@ -359,3 +359,9 @@ def test_regression_answers_predictions(tmp_path: Path) -> None:
     inputs = {"image": np.ones((2, 1, 8, 8), np.float32)}
     assert set(session.run(inputs)) == {"predictions"}
     assert np.array_equal(session.predict(inputs), inputs["image"])
+
+
+def test_nothing_is_quantized_twice(bench: Bench) -> None:
+    once = QuantizeStatic().apply(bench.model, bench.data, bench.job())
+    with pytest.raises(PluginError, match=r"quantize.static takes a float model, and this one is quantized"):
+        QuantizeStatic().apply(once, bench.data, bench.job())

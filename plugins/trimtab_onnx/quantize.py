@@ -129,7 +129,12 @@ class QuantizeStatic:
             When ``keep_float`` names a layer that the model does not have.
         """
         rows = _first(data, self.rows, Role.CALIBRATION, Role.TRAIN)
-        outputs = [o.name for o in onnx.load(str(model.folder / "model.onnx"), load_external_data=False).graph.output]
+        graph = onnx.load(str(model.folder / "model.onnx"), load_external_data=False).graph
+        outputs = [o.name for o in graph.output]
+        if any(node.op_type == "QuantizeLinear" for node in graph.node):
+            raise PluginError(
+                "quantize.static takes a float model, and this one is quantized; leave one of the two out"
+            )
         with tempfile.TemporaryDirectory() as scratch, _quiet():
             try:
                 # Infers every shape and folds constants, without which the quantizer misses nodes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +23,9 @@ def loss(before: Answers, after: Answers) -> float:
 
     Examples
     --------
-    >>> before = np.array([[0.9, 0.1], [0.5, 0.5]], np.float32)
+    >>> before = np.array([[0.75, 0.25], [0.5, 0.5]], np.float32)
     >>> loss(before, before[:, ::-1])
-    0.4
+    0.25
     >>> numbers = np.array([[1.0], [3.0]], np.float32)
     >>> loss(numbers, numbers + 0.5)
     0.5
@@ -75,13 +75,9 @@ def put_back(layers: Sequence[str], lost: Callable[[frozenset[str]], float], mos
     alone = {name: lost(frozenset(layers) - {name}) for name in layers}
     worst_first = sorted(layers, key=lambda name: (-alone[name], layers.index(name)))
     outcome = Outcome((), whole)
-    for count in _counts(len(layers)):
+    for count in range(1, len(layers) // 2 + 1):
         kept = tuple(worst_first[:count])
         outcome = Outcome(kept, lost(frozenset(kept)))
         if outcome.lost <= most:
             break
     return outcome
-
-
-def _counts(layers: int) -> Iterator[int]:
-    return iter(range(1, layers // 2 + 1))

@@ -10,7 +10,7 @@ from openvino import passes
 
 from trimtab.artifact import ONNX, OPENVINO
 
-__all__ = ["FILES", "MAIN", "NAMED", "read", "write"]
+__all__ = ["FILES", "MAIN", "NAMED", "fold", "read", "write"]
 
 FILES = {ONNX: "model.onnx", OPENVINO: "model.xml"}
 MAIN = ("probabilities", "predictions")
@@ -19,14 +19,21 @@ NAMED = (*MAIN, "embedding")
 
 
 def read(path: Path) -> openvino.Model:
-    """Read a network; what the ONNX reader computes of constants is folded, which halves its operations.
+    """Read a network.
 
     Raises
     ------
     RuntimeError
         When OpenVINO cannot read it.
     """
-    network = openvino.Core().read_model(str(path))
+    return openvino.Core().read_model(str(path))
+
+
+def fold(network: openvino.Model) -> openvino.Model:
+    """Compute now what depends on constants alone, and return the network: half of what the ONNX reader leaves.
+
+    Only before quantization: of a quantized network it would compute the weights back into float.
+    """
     manager = passes.Manager()
     manager.register_pass(passes.ConstantFolding())
     manager.run_passes(network)

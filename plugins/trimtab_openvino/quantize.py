@@ -19,7 +19,7 @@ from trimtab.artifact import ONNX, OPENVINO, Model, write_json
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import DataError, OutOfTimeError, PluginError, TrimtabError
 from trimtab.technique import About, Job
-from trimtab_openvino.graph import FILES, MAIN, read, write
+from trimtab_openvino.graph import FILES, MAIN, fold, read, write
 
 __all__ = ["QuantizeNncf"]
 
@@ -99,7 +99,7 @@ class QuantizeNncf:
         judged = _first(data, self.rows, Role.SEARCH, Role.CALIBRATION, Role.TRAIN)
         try:
             with _quiet():
-                network = read(model.folder / FILES[ONNX])
+                network = fold(_unquantized(read(model.folder / FILES[ONNX])))
                 control = _Control(network, judged, job)
                 quantized = self._quantize(network, rows, control)
                 write(quantized, job.folder)
@@ -174,6 +174,13 @@ def _loss(before: Answers, after: Answers) -> float:
         return float(np.sqrt(((after - before).astype(np.float64) ** 2).mean()) / (float(before.std()) or 1.0))
     chosen = before[np.arange(len(before)), after.argmax(axis=1)]
     return round(float((before.max(axis=1) - chosen).mean(dtype=np.float64)), 9)
+
+
+def _unquantized(network: openvino.Model) -> openvino.Model:
+    """Return the network, unless it holds quantizers already: nothing is compressed twice."""
+    if any(op.get_type_name() == "FakeQuantize" for op in network.get_ops()):
+        raise PluginError("quantize.nncf takes a float model, and this one is quantized; leave one of the two out")
+    return network
 
 
 def _in_float(network: openvino.Model) -> list[str]:
