@@ -211,9 +211,14 @@ def test_what_is_not_built_in_time_is_left_out_and_says_so(tmp_path: Path) -> No
     hurried = {"techniques": ["recentre", "convert", "spoil"], "minutes": 1e-9}
     there = world(tmp_path, drift(), optimize=hurried)
     done = next(r.round for r in run(there.process()) if r.round is not None)
-    built, *left_out = done.detail["candidates"]
-    assert built["outcome"] != "failed"
-    assert [c["reasons"] for c in left_out] == [["not built: optimize.minutes (1e-09) were spent"]] * 2
+    assert done.outcome == "degraded"
+    assert there.registry.aliases == {CHAMPION: 1}
+    first, second = done.detail["candidates"]
+    assert (first["outcome"], first["reasons"]) == (
+        "stopped",
+        ["spoil was not begun: the round's minutes were spent"],
+    )
+    assert second["reasons"] == ["not begun: the round's 1e-09 minutes were spent"]
 
 
 def test_a_round_after_which_another_promotion_came_first_is_lost(tmp_path: Path) -> None:
@@ -416,7 +421,7 @@ def records_without_paths(journal: Journal) -> Iterator[tuple[str, str, dict[str
     """What was told apart from repairs, which only a kill calls for, and from where this home lies."""
     for at, kind, detail in journal.records():
         if kind != "repair":
-            yield at, kind, {key: value for key, value in detail.items() if key != "path"}
+            yield at, kind, {key: value for key, value in detail.items() if key not in ("path", "seconds")}
 
 
 def short_drift() -> str:

@@ -24,7 +24,8 @@ CONTENDED = 0.20
 """Relative width of a speed-up's interval beyond which the machine was not quiet enough to say."""
 SITTINGS = 16
 TRIM = 0.2
-WARM_UP_MS = 5.0
+WARM_UP = 2.5
+"""Bursts that a model warms up for after it was loaded."""
 CAUTION = 4
 """How many times rarer than asked an interval is to miss: sittings on one machine are not quite independent."""
 QUARTILE = 0.25
@@ -133,7 +134,7 @@ class Lane:
             spent = self.contestant.load()
             self.loading += math.inf if spent is None else spent
             self.loads += 1
-        self.contestant.time(WARM_UP_MS)
+        self.contestant.time(WARM_UP * self.plan.burst_ms)
         self.sittings.append([])
 
     def go(self) -> None:

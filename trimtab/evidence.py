@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +181,8 @@ def read(folder: Path) -> Scores:
     energy = latency.pop("energy")
     nan = float("nan")
     judged = Interval(**{k: nan if v is None else v for k, v in quality.pop("judged").items()})
-    figures: dict[str, Any] = {k: nan if v is None and k != "golden" else v for k, v in quality.items()}
+    absent = {"searched": nan, "utility": -math.inf, "error": math.inf}
+    figures: dict[str, Any] = {k: absent.get(k) if v is None else v for k, v in quality.items()}
     return Scores(
         **plain,
         judged=_answers(folder / "judged.npz"),

@@ -78,11 +78,13 @@ class Jury:
 
 def _jury(parts: Parts, stand: Stand, alias: str, comparisons: int) -> Jury:
     bench, level = stand.benches[alias], parts.project.gate.level(comparisons)
-    measured = {
-        who: parts.executor.call(f"benchmark {who}", bench.measure, who, loadable(parts, serving), level)
+    reigning, approved = (
+        parts.executor.call(
+            f"benchmark {who}", bench.measure, f"version-{serving.version}", loadable(parts, serving), level
+        )
         for who, serving in (("champion", stand.champions[alias]), ("anchor", stand.anchors[alias]))
-    }
-    return Jury(alias, bench, measured["champion"], measured["anchor"], comparisons, stand.repair)
+    )
+    return Jury(alias, bench, reigning, approved, comparisons, stand.repair)
 
 
 def _judged(parts: Parts, jury: Jury, entry: Entry) -> Entry:

@@ -204,7 +204,8 @@ def package(
         write_json(draft / "serving.json", served)
         write_json(draft / "schema.json", schema.model_dump(mode="json"))
         write_json(draft / "recipe.json", entry.recipe.model_dump(mode="json"))
-        write_json(draft / "steps.json", [dataclasses.asdict(step) for step in candidate.steps])
+        steps = [{"fingerprint": s.fingerprint, "technique": s.technique, "effort": s.effort} for s in candidate.steps]
+        write_json(draft / "steps.json", steps)
         shutil.copyfile(prepared.folder / "reference.parquet", draft / "reference.parquet")
         np.savez(draft / "fitted.npz", groups=np.unique(np.concatenate(fitted)))
 

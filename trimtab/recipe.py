@@ -195,7 +195,7 @@ class Kitchen:
         for step, technique in zip(recipe.steps, techniques, strict=True):
             made = self._step(model, parent, step, technique, call, deadline)
             if made.fresh:
-                tell(dataclasses.asdict(made))
+                tell({k: v for k, v in dataclasses.asdict(made).items() if k != "fresh"})
             built.append(made)
             model = Model.at(self.store / made.fingerprint / "model", technique.about.gives)
             if technique.about.gives == FLOAT:

@@ -163,21 +163,23 @@ def _conclude(
     asked, context, won = stand.asked, stand.context, winners(parts, entries)
     versions = _register(parts, context, {a: p.entry for a, p in won.items()}, logged)
     promoted = _promote(parts, asked, versions)
-    kept = None
-    if CHAMPION not in won and stand.repair:
-        margin = parts.margin(parts.project.target)
-        kept = nearest(entries, CHAMPION, parts.project.target, margin)
+    kept = _best_so_far(parts, entries) if CHAMPION not in won and stand.repair else None
     if kept is not None:
         versions |= _register(parts, context, {CHAMPION: kept}, logged)
-    if CHAMPION in versions and CHAMPION not in promoted:
-        parts.registry.set_alias(CHALLENGER, versions[CHAMPION].number)
     lost = set(won) - set(promoted)
+    if kept is not None and CHAMPION in versions:
+        parts.registry.set_alias(CHALLENGER, versions[CHAMPION].number)
     outcome = "promoted" if CHAMPION in promoted else "lost" if lost else "degraded" if stand.repair else "kept"
     detail = context.detail(entries, won, versions, promoted, spared)
     if outcome == "promoted":
         detail |= {"against_first": _against_first(parts, context, versions[CHAMPION].number)}
     parts.registry.close_round(run, outcome, context.outcome_tags(outcome, versions.get(CHAMPION)))
     parts.journal.close_round(asked.operation, outcome, detail)
+
+
+def _best_so_far(parts: Parts, entries: Sequence[Entry]) -> Entry | None:
+    """Return what comes nearest to a winner on the first target."""
+    return nearest(entries, CHAMPION, parts.project.target, parts.margin(parts.project.target))
 
 
 def _register(

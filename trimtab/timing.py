@@ -26,6 +26,7 @@ SECONDS = 2.0
 """Of timing for each rival: enough to tell 10 % apart at a batch of 32."""
 BURST_MS = 2.0
 BURST_APART_MS = 10.0
+BURSTS = 200
 """Longer between processes, whose thread pools must wake up first and go to sleep afterwards."""
 PEAK_CALLS = 5
 
@@ -106,7 +107,9 @@ def race(
     feeds = draw_feeds(rows, batch, np.random.default_rng(seed))
     given = {name: Given(session, feeds) for name, session in rivals.items()}
     with measuring_lock():
-        timed = duel(Given(champion, feeds), given, Plan(batch, seconds, calls, BURST_MS, confidence, meter, seed))
+        timed = duel(
+            Given(champion, feeds), given, Plan(batch, seconds, calls, _burst_ms(1, seconds), confidence, meter, seed)
+        )
     if failed := next((found for found in timed.values() if isinstance(found, ArtifactError)), None):
         raise failed
     return {name: found for name, found in timed.items() if isinstance(found, Latency)}
@@ -148,10 +151,15 @@ def compare(
         When the champion does not load or fails.
     """
     feeds = draw_feeds(rows, batch, np.random.default_rng(seed))
-    burst_ms = BURST_MS if threads == 1 else BURST_APART_MS
+    burst_ms = _burst_ms(threads, seconds)
     with measuring_lock(), _contestants([champion, *rivals.values()], feeds, threads, batch) as (first, *others):
         plan = Plan(batch, seconds, calls, burst_ms, confidence, meter, seed)
         return duel(first, dict(zip(rivals, others, strict=True)), plan)
+
+
+def _burst_ms(threads: int, seconds: float) -> float:
+    """Return the length of a burst: shorter where the whole timing is, for there are hundreds of them."""
+    return min(BURST_MS if threads == 1 else BURST_APART_MS, 1000 * seconds / BURSTS)
 
 
 @contextmanager
