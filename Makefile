@@ -15,7 +15,8 @@ PACKAGES := $(sort $(wildcard trimtab plugins/* monitors/* flows/*))
 # Changes when a package folder is added or removed, which an editable install does not notice.
 STAMP := $(shell echo "$(PACKAGES)" | cksum | cut -d' ' -f1)
 
-.PHONY: demo test check format bench-rounds bench-kill bench-seeds clean
+.PHONY: demo test check format docs clean
+.PHONY: bench-rounds bench-kill bench-seeds bench-trust bench-optimization bench-search bench-recalibrate
 
 demo: $(VENV)/.installed-$(STAMP)
 	$(BIN)/trimtab demo
@@ -35,6 +36,13 @@ format: $(VENV)/.testing-$(STAMP)
 
 bench-rounds bench-kill bench-seeds: $(VENV)/.installed-$(STAMP)
 	$(BIN)/python benchmarks/$(subst bench-,,$@).py
+
+# QUICK=1: at most ten minutes, and figures that say little. They need the extras, which development installs.
+bench-trust bench-optimization bench-search bench-recalibrate: $(VENV)/.testing-$(STAMP)
+	$(BIN)/python benchmarks/$(subst bench-,,$@).py $(if $(QUICK),--quick)
+
+docs: $(VENV)/.testing-$(STAMP)
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) .trimtab build dist *.egg-info

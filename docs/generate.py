@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import annotated_types
 import yaml
@@ -31,7 +31,7 @@ from trimtab.window import Feature
 FOLDER = Path(__file__).parent
 PAGES = (FOLDER / "howto" / "techniques.md", FOLDER / "settings.md")
 REGION = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-REQUIRED = "required"
+REQUIRED: Final = "required"
 SECTIONS: Mapping[str, type[BaseModel]] = {
     "source": settings.SourceSettings,
     "features.NAME": Feature,
@@ -176,7 +176,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, BaseModel):
         return "see below"
     value = os.fspath(value) if isinstance(value, Path) else _json(value)
-    written: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    written = str(yaml.safe_dump(value, default_flow_style=True, width=10**6))
     return f"`{written.removesuffix('...' + chr(10)).strip()}`"
 
 
