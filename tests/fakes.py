@@ -228,6 +228,25 @@ class CentroidRuntime:
             raise ArtifactError(f"{model.folder} holds no centroids: {error}") from error
 
 
+class SlowSession(CentroidSession):
+    """Does everything ten times."""
+
+    def predict(self, inputs: Arrays) -> np.ndarray[Any, Any]:
+        for _ in range(9):
+            super().predict(inputs)
+        return super().predict(inputs)
+
+
+class SlowRuntime:
+    """Loads exported centroids, and is in no hurry with them."""
+
+    name: ClassVar[str] = "slow"
+    takes: ClassVar[tuple[str, ...]] = (ONNX,)
+
+    def load(self, model: Model, threads: int = 1, batch: int = 1) -> CentroidSession:
+        return SlowSession(centroids_in(model))
+
+
 @dataclass(frozen=True)
 class Guard:
     """Broken: a column without values, or too few rows."""
@@ -333,7 +352,7 @@ ENTRY_POINTS: dict[str, dict[str, str]] = {
         "spoil": "Spoil",
         "explode": "Explode",
     },
-    "runtimes": {"numpy": "CentroidRuntime"},
+    "runtimes": {"numpy": "CentroidRuntime", "slow": "SlowRuntime"},
     "monitors": {"guard": "Guard", "means": "Means", "accuracy": "Accuracy", "raises": "Raises"},
 }
 

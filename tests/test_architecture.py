@@ -92,5 +92,5 @@ def test_every_entry_point_names_what_is_there() -> None:
     for kind, points in PYPROJECT["project"]["entry-points"].items():
         assert kind.startswith("trimtab.")
         for name, reference in points.items():
-            module, _, attribute = reference.partition(":")
+            module, _, attribute = reference.partition(" [")[0].partition(":")
             assert hasattr(importlib.import_module(module), attribute), f"{kind} {name} = {reference}"

@@ -38,6 +38,19 @@ class Glance:
     speedup: Interval
     size_bytes: int
 
+    def is_behind(self, other: Glance, utility: float, others: float) -> bool:
+        """Tell whether another candidate is as good in everything, as far as a look can tell, and better in something.
+
+        Parameters
+        ----------
+        utility, others
+            Quality of this one and of the other, on a scale on which more is better.
+        """
+        slower, faster = other.speedup.high < self.speedup.low, other.speedup.low > self.speedup.high
+        if slower or others < utility or other.size_bytes > self.size_bytes:
+            return False
+        return faster or others > utility or other.size_bytes < self.size_bytes
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -113,10 +126,14 @@ class Entry:
         return (*said, *(trial.verdict.reasons if trial is not None and trial.verdict is not None else ()))
 
     def losses(self, aliases: Sequence[str], larger_is_better: bool) -> tuple[float, ...] | None:
-        """Return what a search makes small: loss of quality, latency on each target, size; None without a look."""
+        """Return what a search makes small: loss of quality, latency on each target, size; None without a look.
+
+        Latency is the logarithm of the time beside the champion's, which is timed as a pair: milliseconds
+        of different moments on a busy machine cannot be compared.
+        """
         looks = [self.trials[a].glance for a in aliases if a in self.trials]
         if len(looks) < len(aliases) or not all(math.isfinite(look.quality) for look in looks):
             return None
         quality = sum(look.quality for look in looks) / len(looks)
         loss = -quality if larger_is_better else quality
-        return (loss, *(math.log(look.p50_ms) for look in looks), math.log(max(1, looks[0].size_bytes)))
+        return (loss, *(-math.log(look.speedup.value) for look in looks), math.log(max(1, looks[0].size_bytes)))

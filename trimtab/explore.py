@@ -20,9 +20,6 @@ __all__ = ["Costs", "Explorer"]
 PROBE_SECONDS = 30.0
 """Training that is expected to take longer than this is worth a look at the untrained shape first."""
 
-SLOWER = 0.97
-"""A probe's speed counts as no better than another's from this share of it on: a glance is not exact."""
-
 
 @dataclass(frozen=True)
 class Costs:
@@ -131,7 +128,7 @@ class Explorer:
             ]
             sane = [t for t in looks if math.isfinite(t.glance.quality)] or looks
             if sane:
-                trials[alias] = min(sane, key=lambda t: t.glance.p50_ms)
+                trials[alias] = max(sane, key=lambda t: t.glance.speedup.value)
         return Entry(recipe, candidate, trials=trials)
 
     # what need not be trained
@@ -174,7 +171,7 @@ class Explorer:
             return False
         pairs = [(other.trials[a].glance, shape.trials[a].glance) for a in shape.trials]
         return all(
-            self._signed(a) >= ceiling and a.p50_ms <= b.p50_ms / SLOWER and a.size_bytes <= b.size_bytes
+            self._signed(a) >= ceiling and a.speedup.high >= b.speedup.low and a.size_bytes <= b.size_bytes
             for a, b in pairs
         )
 

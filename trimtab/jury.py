@@ -35,17 +35,18 @@ def judge(
     """
     settings = parts.project.optimize
     comparisons = settings.finalists * len(stand.benches) * rungs
-    new = {recipe: entry for recipe, entry in entries.items() if recipe not in before}
+    new = {whole: entry for whole, entry in entries.items() if whole not in before}
+    wholes = {entry.recipe: whole for whole, entry in new.items()}  # early stopping builds less than was asked for
     for alias, bench in stand.benches.items():
         margin = parts.margin(bench.target)
         chosen = finalists(list(new.values()), alias, bench.target, parts.metric, margin, settings.finalists)
         for recipe, why in chosen.why.items():
-            new[recipe] = _with(new[recipe], alias, why=why)
+            new[wholes[recipe]] = _with(new[wholes[recipe]], alias, why=why)
         if chosen.recipes:
             jury = _jury(parts, stand, alias, comparisons)
             with parts.progress.stage(f"judge for {alias}", len(chosen.recipes)) as advance:
                 for recipe in chosen.recipes:
-                    new[recipe] = _judged(parts, jury, new[recipe])
+                    new[wholes[recipe]] = _judged(parts, jury, new[wholes[recipe]])
                     advance(recipe.name)
     return {**before, **new}
 

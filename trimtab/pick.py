@@ -10,7 +10,6 @@ from trimtab.benchmark import Scores
 from trimtab.entry import Entry, Glance
 from trimtab.gate import Outcome
 from trimtab.metric import Metric, utility
-from trimtab.pareto import dominates, front
 from trimtab.recipe import Recipe
 from trimtab.runtime import Target
 
@@ -52,7 +51,7 @@ class Pick:
 def finalists(
     entries: Sequence[Entry], alias: str, target: Target, metric: Metric, margin: float, most: int
 ) -> Finalists:
-    """Choose whom to judge: the Pareto front of quality, latency and size on the search rows, the best of it.
+    """Choose whom to judge: the Pareto front of quality, speed and size on the search rows, the best of it.
 
     Parameters
     ----------
@@ -70,21 +69,20 @@ def finalists(
             why[recipe] = f"not judged: {broken}"
         elif not math.isfinite(trial.glance.quality):
             why[recipe] = "not judged: its answers on the search rows are not numbers"
-    able = [r for r in trials if r not in why]
-    losses = {r: _losses(trials[r].glance, metric) for r in able}
-    best = [able[i] for i in front([losses[r] for r in able])]
-    for recipe in able:
-        if recipe not in best:
-            other = next(b for b in best if dominates(losses[b], losses[recipe]))
-            why[recipe] = f"not judged: on the search rows no better, faster or smaller than {other.name}"
-    ordered = _by_promise(best, {r: trials[r].glance for r in best}, target, metric, margin)
+    looks = {r: t.glance for r, t in trials.items() if r not in why}
+    worth = {r: utility(metric, look.quality) for r, look in looks.items()}
+    ahead = {
+        recipe: next((o for o in looks if look.is_behind(looks[o], worth[recipe], worth[o])), None)
+        for recipe, look in looks.items()
+    }
+    for recipe, other in ahead.items():
+        if other is not None:
+            why[recipe] = f"not judged: at a look no better, faster or smaller than {other.name}"
+    best = [recipe for recipe, other in ahead.items() if other is None]
+    ordered = _by_promise(best, looks, target, metric, margin)
     for recipe in ordered[most:]:
         why[recipe] = f"not judged: not among the {most} most promising on the search rows"
     return Finalists(tuple(ordered[:most]), why)
-
-
-def _losses(glance: Glance, metric: Metric) -> tuple[float, float, float]:
-    return (-utility(metric, glance.quality), glance.p50_ms, float(glance.size_bytes))
 
 
 def _by_promise(
@@ -94,10 +92,10 @@ def _by_promise(
     if not recipes:
         return []
     utilities = {r: utility(metric, looks[r].quality) for r in recipes}
-    bar = max(utilities.values()) - max(margin, _error(looks, utilities))
+    bar = max(utilities.values()) - max(margin, _error({r: looks[r] for r in recipes}, utilities))
     key = {
-        "speed": lambda r: looks[r].p50_ms,
-        "energy": lambda r: looks[r].p50_ms,
+        "speed": lambda r: -looks[r].speedup.value,
+        "energy": lambda r: -looks[r].speedup.value,
         "size": lambda r: float(looks[r].size_bytes),
         "quality": lambda r: -utilities[r],
     }[target.prefer]

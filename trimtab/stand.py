@@ -17,8 +17,8 @@ from trimtab.serving import Serving
 
 __all__ = ["Stand", "bench_of", "kitchen", "loadable", "take"]
 
-BUILDING = 0.8
-"""Share of the round's minutes in which steps may be begun; the rest is for judging and logging."""
+MEMORY_SECONDS = 3.0
+"""About what it takes to measure the peak memory of a model, in a process of its own."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Stand:
     repair
         Whether the round is to mend a champion that is worse.
     deadline
-        On the clock of :func:`time.monotonic`.
+        When the building ends, on the clock of :func:`time.monotonic`.
     """
 
     asked: Round
@@ -73,8 +73,16 @@ def take(parts: Parts, asked: Round, promotions: Sequence[Promotion], begin: flo
         {a: champion.load(parts, champion.anchor(ps)) for a, ps in history.items()},
         {alias: bench_of(parts, context, alias, loadable(parts, reigning)) for alias, reigning in champions.items()},
         asked.degrades or parts.journal.degraded(),
-        begin + 60 * parts.project.optimize.minutes * BUILDING,
+        begin + 60 * parts.project.optimize.minutes - _judging_seconds(parts),
     )
+
+
+def _judging_seconds(parts: Parts) -> float:
+    """Return the seconds of a round that are kept for judging; never more than half of it."""
+    optimize, settings = parts.project.optimize, parts.project.benchmark
+    each = 2 * settings.seconds + (MEMORY_SECONDS if settings.memory else 0.0)
+    beside = 2  # champion and anchor
+    return min(30 * optimize.minutes, each * (optimize.finalists + beside) * len(parts.project.targets))
 
 
 def bench_of(parts: Parts, context: Context, alias: str, beside: Loadable) -> Bench:

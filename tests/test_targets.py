@@ -1,0 +1,161 @@
+"""Several targets from one round: each has its own winner, its own runtime, its own alias; none disturbs another."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import fakes
+from trimtab import champion, loop, status
+from trimtab.errors import ArtifactError, SettingsError
+from trimtab.parts import Parts
+from trimtab.round import optimize, request_by_hand
+from trimtab.runtime import CHAMPION
+from trimtab.settings import Project
+
+EDGE, BATCH = "champion-edge", "champion-batch"
+SERVER = {"runtime": "numpy", "prefer": "quality"}
+TARGETS = [SERVER, {"name": "edge", "runtime": "numpy", "max_size_mb": 0.00012, "max_quality_drop": 0.3}]
+NARROW = {"techniques": ["recentre", {"drop": {"columns": [1, 2]}}, "convert"]}
+GAIN_IN_SIZE = {"max_slowdown": 99.0, "min_gain": 0.05, "max_quality_drop": 0.05, "max_total_drop": 0.4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with fakes.installed(tmp_path_factory.mktemp("site")):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def world(tmp_path: Path, **changes: Any) -> fakes.World:
+    rows = [fakes.quiet(400, 1), fakes.quiet(200, 2), *(fakes.moved(200, 10 + i) for i in range(3))]
+    plain = {"targets": TARGETS, "optimize": NARROW, "gate": GAIN_IN_SIZE}
+    return fakes.World(tmp_path / "home", fakes.stream("targets", *rows), {**plain, **changes})
+
+
+def run(parts: Parts) -> list[loop.Report]:
+    return list(loop.watch(parts, replay=True))
+
+
+def test_one_round_gives_each_target_its_own_champion(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    done = next(r.round for r in run(there.process()) if r.round is not None)
+    aliases = there.registry.aliases
+    assert done.outcome == "promoted"
+    assert aliases[CHAMPION] != aliases[EDGE] != 1
+    parts = there.process()
+    server, edge = (champion.load(parts, aliases[a]) for a in (CHAMPION, EDGE))
+    assert edge.model.size_bytes <= 120 < server.model.size_bytes
+    assert done.detail["targets"][EDGE]["winner"] == "recentre > drop(columns=2) > convert"
+    told = status.describe(parts.journal, there.registry)
+    assert told["targets"] == {CHAMPION: aliases[CHAMPION], EDGE: aliases[EDGE]}
+
+
+def test_what_breaks_a_targets_bound_is_not_judged_there_and_says_why(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    done = next(r.round for r in run(there.process()) if r.round is not None)
+    whole = next(c for c in done.detail["candidates"] if c["recipe"] == "recentre > convert")
+    assert whole["targets"][EDGE]["outcome"] == "behind"
+    assert "allowed (max_size_mb)" in whole["targets"][EDGE]["reasons"][0]
+    assert whole["targets"][CHAMPION]["outcome"] == "passed"
+
+
+def test_the_runtime_is_part_of_the_search_and_kept_with_the_version(tmp_path: Path) -> None:
+    either = [{"runtime": ["slow", "numpy"]}, {"name": "batch", "runtime": "slow", "batch": 32}]
+    there = world(tmp_path, targets=either, optimize={"techniques": ["recentre", "convert"]})
+    run(there.process())
+    parts = there.process()
+    assert champion.load(parts, there.registry.aliases[CHAMPION]).setup.runtime == "numpy"
+    assert champion.load(parts, there.registry.aliases[BATCH]).setup.runtime == "slow"
+    assert there.registry.aliases[CHAMPION] != there.registry.aliases[BATCH]
+
+
+def test_targets_that_choose_the_same_share_a_version(tmp_path: Path) -> None:
+    twins = [{"runtime": "numpy"}, {"name": "batch", "runtime": "numpy", "batch": 8}]
+    there = world(tmp_path, targets=twins, optimize={"techniques": ["recentre", "convert"]})
+    run(there.process())
+    assert there.registry.aliases[CHAMPION] == there.registry.aliases[BATCH] == 2
+
+
+def test_a_target_that_is_added_later_begins_with_the_first_ones_champion(tmp_path: Path) -> None:
+    there = world(tmp_path, targets=[SERVER])
+    run(there.process())
+    now = there.registry.aliases[CHAMPION]
+    there.changes["targets"] = TARGETS
+    champion.reconcile(there.process())
+    assert there.registry.aliases[EDGE] == now
+
+
+def test_rolling_back_one_target_leaves_the_other(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    run(there.process())
+    before = dict(there.registry.aliases)
+    champion.rollback(there.process(), "back", "too coarse", EDGE)
+    assert there.registry.aliases[EDGE] == 1
+    assert there.registry.aliases[CHAMPION] == before[CHAMPION]
+    champion.reconcile(there.process())
+    assert there.registry.aliases[EDGE] == 1
+
+
+def test_a_lost_journal_is_rebuilt_for_every_target(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    run(there.process())
+    before = dict(there.registry.aliases)
+    (there.home / "journal.db").unlink()
+    champion.reconcile(there.process())
+    assert there.registry.aliases == before
+    assert {p.alias for p in there.process().journal.promotions(None)} == {CHAMPION, EDGE}
+
+
+def test_a_damaged_champion_of_one_target_falls_back_there_alone(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    run(there.process())
+    before = dict(there.registry.aliases)
+    shutil.rmtree(there.home / "versions" / str(before[EDGE]))
+    (there.registry.folder / str(before[EDGE]) / "model" / "model.onnx").write_text('{"centroids"')
+    champion.reconcile(there.process())
+    assert there.registry.aliases[CHAMPION] == before[CHAMPION]
+    assert there.registry.aliases[EDGE] == 1
+    with pytest.raises(ArtifactError):
+        champion.load(there.process(), before[EDGE])
+
+
+def test_a_round_by_hand_on_a_quiet_stream_moves_only_the_target_that_gains(tmp_path: Path) -> None:
+    rows = [fakes.quiet(400, 1), *(fakes.quiet(200, 2 + i) for i in range(3))]
+    there = fakes.World(
+        tmp_path / "home",
+        fakes.stream("still", *rows),
+        {"targets": TARGETS, "optimize": NARROW, "gate": GAIN_IN_SIZE | {"min_gain": 0.2}},
+    )
+    run(there.process())
+    parts = there.process()
+    done = optimize(parts, request_by_hand(parts, "smaller"))
+    assert done.detail["targets"][EDGE]["promoted"]
+    assert there.registry.aliases[EDGE] != 1
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ([SERVER, {"runtime": "numpy"}], "every target but the first needs a name"),
+        ([SERVER, TARGETS[1], TARGETS[1]], "targets share a name: .*; give each its own"),
+        ([{"runtime": {"a": {}, "b": {}}}], "a runtime is a name, or one name with a mapping"),
+        ([{"runtime": "numpy", "max_size_mb": 0}], "greater than 0"),
+    ],
+)
+def test_targets_that_cannot_be_told_apart_are_refused(tmp_path: Path, targets: list[Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Project.model_validate(fakes.settings(tmp_path, "none", targets=targets))
+
+
+def test_a_target_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -> None:
+    project = Project.model_validate(fakes.settings(tmp_path, "none", targets=TARGETS))
+    with pytest.raises(SettingsError, match=r"no target is named 'edje'; targets: edge\. Did you mean 'edge'\?"):
+        project.alias_of("edje")
