@@ -1,6 +1,7 @@
 """The smallest real parts: rows in memory, nearest centroids in JSON, a monitor of means; no torch, milliseconds."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -140,6 +141,21 @@ class Recentre:
 
 
 @dataclass(frozen=True)
+class Follow:
+    """Adapting without labels: all centroids move by as much as the rows' mean did."""
+
+    about: ClassVar[About] = About(name="follow", takes=FLOAT, gives=FLOAT, renews_parent=True, needs_data=True, rung=1)
+
+    def apply(self, model: Model, data: Data, job: Job) -> Model:
+        rows = data.rows(Role.TRAIN)
+        if not len(rows):
+            raise DataError("no row to follow; wait for a window")
+        centroids = centroids_in(model)
+        moved = rows.inputs["numeric"].astype(np.float64).mean(axis=0) - centroids.mean(axis=0)
+        return save(job.folder, FLOAT, centroids + moved, 9)
+
+
+@dataclass(frozen=True)
 class Drop:
     """Compressing: the last ``columns`` numbers of every centroid are forgotten."""
 
@@ -188,6 +204,19 @@ class Spoil:
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         return save(job.folder, ONNX, centroids_in(model) * 0.0, 0)
+
+
+@dataclass(frozen=True)
+class Linger:
+    """Compressing nothing, in its own time; ``which`` tells one from another."""
+
+    which: int = 0
+
+    about: ClassVar[About] = About(name="linger", takes=FLOAT, gives=FLOAT, smaller=True)
+
+    def apply(self, model: Model, data: Data, job: Job) -> Model:
+        time.sleep(0.2)
+        return save(job.folder, FLOAT, centroids_in(model), 9 - self.which % 2)
 
 
 @dataclass(frozen=True)
@@ -346,9 +375,11 @@ ENTRY_POINTS: dict[str, dict[str, str]] = {
     "trainers": {"centroid": "CentroidTrainer"},
     "techniques": {
         "recentre": "Recentre",
+        "follow": "Follow",
         "drop": "Drop",
         "mimic": "Mimic",
         "convert": "Convert",
+        "linger": "Linger",
         "spoil": "Spoil",
         "explode": "Explode",
     },

@@ -1,0 +1,138 @@
+"""One round from the inside: the ladder, what is tried first, what is built once, and what failing comes to."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import fakes
+from trimtab import loop
+from trimtab.journal import Round
+from trimtab.parts import Parts
+from trimtab.round import optimize, request_by_hand
+from trimtab.runtime import CHAMPION
+
+ALL = ["follow", "recentre", {"drop": {"columns": [1, 2]}}, "mimic", "convert", "spoil"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with fakes.installed(tmp_path_factory.mktemp("site")):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def world(tmp_path: Path, **optimize: Any) -> fakes.World:
+    rows = [fakes.quiet(400, 1), fakes.quiet(200, 2), *(fakes.moved(200, 10 + i) for i in range(3))]
+    settings = {"techniques": ALL, "candidates": 20, "finalists": 8, **optimize}
+    return fakes.World(tmp_path / "home", fakes.stream(str(tmp_path), *rows), {"optimize": settings})
+
+
+def first_round(parts: Parts) -> Round:
+    return next(r.round for r in loop.watch(parts, replay=True) if r.round is not None)
+
+
+def recipes(asked: Round) -> list[str]:
+    return [c["recipe"] for c in asked.detail["candidates"]]
+
+
+def built(parts: Parts) -> list[str]:
+    return [str(detail["technique"]) for _, _, detail in parts.journal.records("step")]
+
+
+def test_a_ladder_ends_at_the_first_rung_that_mends_and_says_what_the_others_would_have_cost(tmp_path: Path) -> None:
+    there = world(tmp_path, ladder=True)
+    asked = first_round(there.process())
+    assert asked.outcome == "promoted"
+    assert asked.detail["targets"][CHAMPION]["winner"] == "champion > follow > convert"
+    assert recipes(asked) == ["champion > follow > convert", "champion > follow > convert > spoil"]
+    assert len(asked.detail["spared"]) == 2
+    assert all(line.startswith("spared: up to ") for line in asked.detail["spared"])
+    assert "recentre" in asked.detail["spared"][0]
+
+
+def test_a_rung_that_does_not_mend_is_followed_by_the_next(tmp_path: Path) -> None:
+    techniques = [{"drop": {"columns": [1, 2]}}, "recentre", "convert", "spoil"]
+    there = world(tmp_path, ladder=True, techniques=techniques)
+    asked = first_round(there.process())
+    assert asked.detail["targets"][CHAMPION]["winner"] == "champion > recentre > convert"
+    assert recipes(asked)[:2] == ["champion > recentre > convert", "champion > recentre > convert > spoil"]
+    assert not any("drop" in name for name in recipes(asked))
+
+
+def test_without_a_ladder_the_cheap_ones_come_first_and_everything_is_tried(tmp_path: Path) -> None:
+    asked = first_round(world(tmp_path).process())
+    assert recipes(asked)[:3] == [
+        "champion > follow > convert",
+        "champion > follow > convert > spoil",
+        "convert > spoil",
+    ]
+    assert "recentre > drop(columns=2) > mimic > convert" in recipes(asked)
+
+
+def test_the_last_winner_is_tried_first_in_the_next_round(tmp_path: Path) -> None:
+    there = world(tmp_path, techniques=["recentre", {"drop": {"columns": [1, 2]}}, "convert"], recipes=[])
+    there.changes["targets"] = [{"runtime": "numpy", "prefer": "size"}]
+    winner = first_round(there.process()).detail["targets"][CHAMPION]["winner"]
+    assert "drop" in winner
+    parts = there.process()
+    again = optimize(parts, request_by_hand(parts, "once more"))
+    assert recipes(again)[0] == winner
+
+
+def test_the_same_search_again_builds_nothing_and_one_more_technique_only_its_own_steps(tmp_path: Path) -> None:
+    gate = {"max_slowdown": 99.0, "min_gain": 99.0, "max_quality_drop": 0.0, "max_total_drop": 0.0}
+    rows = [fakes.quiet(400, 1), fakes.quiet(200, 2)]
+    changes = {"optimize": {"techniques": ["recentre", "convert"], "candidates": 20}, "gate": gate}
+    there = fakes.World(tmp_path / "home", fakes.stream(str(tmp_path), *rows), changes)
+    list(loop.watch(there.process(), replay=True))
+
+    def round_of(reason: str) -> list[str]:
+        parts = there.process()
+        before = len(built(parts))
+        asked = optimize(parts, request_by_hand(parts, reason))
+        assert asked.outcome == "kept"
+        return built(parts)[before:]
+
+    assert round_of("one") == ["recentre", "convert"]
+    assert round_of("two") == []
+    there.changes["optimize"] = {"techniques": ["recentre", "convert", "spoil"], "candidates": 20}
+    assert sorted(round_of("three")) == ["spoil", "spoil"]  # of the parent, and of what was trained
+    assert round_of("four") == []
+
+
+def test_a_round_whose_every_candidate_fails_lists_the_errors_and_leaves_the_champion(tmp_path: Path) -> None:
+    there = world(tmp_path, techniques=["convert", "explode"])
+    asked = first_round(there.process())
+    assert asked.outcome == "degraded"
+    assert [(c["recipe"], c["outcome"]) for c in asked.detail["candidates"]] == [("convert > explode", "failed")]
+    assert "explode" in asked.detail["candidates"][0]["reasons"][0]
+    assert "on purpose" in asked.detail["candidates"][0]["reasons"][0]
+    assert there.registry.aliases == {CHAMPION: 1}
+
+
+def test_a_failed_candidate_is_one_row_and_not_the_end(tmp_path: Path) -> None:
+    there = world(tmp_path, techniques=["recentre", "convert", "explode"])
+    asked = first_round(there.process())
+    assert asked.outcome == "promoted"
+    assert {c["outcome"] for c in asked.detail["candidates"]} == {"passed", "failed"}
+
+
+def test_a_round_ends_in_its_minutes_with_the_best_so_far(tmp_path: Path) -> None:
+    many = ["recentre", {"linger": {"which": list(range(60))}}, "convert"]
+    there = world(tmp_path, techniques=many, candidates=99, minutes=0.1)
+    parts = there.process()
+    begin = time.monotonic()
+    asked = next(r.round for r in loop.watch(parts, replay=True) if r.round is not None)
+    assert time.monotonic() - begin < 20
+    outcomes = [c["outcome"] for c in asked.detail["candidates"]]
+    assert outcomes[-1] == "stopped"
+    assert len(outcomes) < 50
+    assert asked.outcome == "promoted"
