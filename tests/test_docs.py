@@ -63,11 +63,12 @@ def test_every_example_of_a_project_file_can_be_put_together(text: str, tmp_path
     path.write_text(text + yaml.safe_dump({**rest, "home": str(tmp_path / "home")}))
     project = Project.load(path)
     runtimes = parts.runtimes_of(project)
-    assert parts.space_of(project, runtimes).parameters
+    space = parts.space_of(project, runtimes)
+    point = parts.sampler_of(project).begin(space.parameters, 2 + len(project.targets), project.seed).ask()
+    assert point is not None
     trainer = discover.build("trainers", project.model.trainer, project.model.settings, "model")
     choose(project.model.metric, project.model.trainer, trainer.task)
-    for make in (parts.monitors_of, parts.sampler_of):
-        assert make(project)
+    assert parts.monitors_of(project)
     assert (parts.meter_of(project) is None) is (project.benchmark.energy is None)
 
 
