@@ -14,7 +14,18 @@ from trimtab import discover
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import DataError, TrimtabError
 from trimtab.intervals import rows_needed
-from trimtab.parts import monitors_of, read, registry_of, runtimes_of, source_of, space_of
+from trimtab.metric import choose
+from trimtab.parts import (
+    comparisons,
+    meter_of,
+    monitors_of,
+    read,
+    registry_of,
+    runtimes_of,
+    sampler_of,
+    source_of,
+    space_of,
+)
 from trimtab.recipe import Kitchen, Recipe
 from trimtab.rows import golden_rows
 from trimtab.settings import Project
@@ -56,7 +67,8 @@ def examine(config: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         with _noted(problems):
             golden_rows(project, schema, "")
         _try_model(project, schema, history)
-        notes.extend(gate_notes(project, _typical_rows(source)))
+        judged = comparisons(project, space_of(project, runtimes_of(project)))
+        notes.extend(gate_notes(project, _typical_rows(source), judged))
     return {"problems": list(dict.fromkeys(problems)), "notes": notes}
 
 
@@ -72,10 +84,16 @@ def _parts(project: Project) -> list[Callable[[], object]]:
     """Return what makes each part that the settings name; each says for itself what is wrong with it."""
     return [
         lambda: monitors_of(project),
-        lambda: discover.build("trainers", project.model.trainer, project.model.settings, "model"),
-        lambda: space_of(project, runtimes_of(project)),
+        lambda: _metric(project),
+        lambda: sampler_of(project, space_of(project, runtimes_of(project))),
+        lambda: meter_of(project),
         lambda: registry_of(project).ready(),
     ]
+
+
+def _metric(project: Project) -> None:
+    trainer: Trainer = discover.build("trainers", project.model.trainer, project.model.settings, "model")
+    choose(project.model.metric, project.model.trainer, trainer.task)
 
 
 def _schema(project: Project, history: Window) -> Schema:
@@ -137,22 +155,25 @@ def _rows_note(source: Source, history: Window) -> str:
     return f"{len(history.frame)} rows before window 1, {last} windows of about {_typical_rows(source)} rows"
 
 
-def gate_notes(project: Project, window_rows: int) -> list[str]:
+def gate_notes(project: Project, window_rows: int, judged: int) -> list[str]:
     """Say how many judged rows the gate needs for its settings, and what to change when there are fewer.
 
     Parameters
     ----------
     window_rows
         Labelled rows of a typical window.
+    judged
+        Candidates that the gate's confidence is divided among.
     """
     gate, data = project.gate, project.data
-    level = gate.level(project.optimize.candidates)
     have = int(window_rows * max(1, data.train.windows) * data.split.judge)
-    needed = rows_needed(DISAGREEING, gate.max_quality_drop, level)
+    if project.model.metric != "accuracy":
+        return [f"a round judges on about {have} rows; how many the gate needs shows in the first round's reasons"]
+    needed = rows_needed(DISAGREEING, gate.max_quality_drop, gate.level(judged))
     notes = [
         f"the gate needs about {needed} judged rows to call two models equally good within "
         f"max_quality_drop {gate.max_quality_drop:g} (confidence {gate.confidence:g} over "
-        f"{project.optimize.candidates} candidates that differ on {DISAGREEING:.0%} of rows); a round has {have}"
+        f"{judged} judged candidates that differ on {DISAGREEING:.0%} of rows); a round has {have}"
     ]
     if have >= needed or not window_rows:
         return notes
@@ -160,6 +181,6 @@ def gate_notes(project: Project, window_rows: int) -> list[str]:
     windows = -(-needed // max(1, int(window_rows * data.split.judge)))
     notes.append(
         "fewer than it needs: a challenger must be better, not merely as good, unless you set "
-        f"gate.max_quality_drop: {margin:.3f}, or data.train: last {windows} windows, or fewer optimize.candidates"
+        f"gate.max_quality_drop: {margin:.3f}, or data.train: last {windows} windows, or fewer optimize.finalists"
     )
     return notes

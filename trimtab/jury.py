@@ -24,7 +24,7 @@ __all__ = ["good_enough", "judge", "winners"]
 
 
 def judge(
-    parts: Parts, stand: Stand, entries: Mapping[Recipe, Entry], before: Mapping[Recipe, Entry], rungs: int
+    parts: Parts, stand: Stand, entries: Mapping[Recipe, Entry], before: Mapping[Recipe, Entry]
 ) -> dict[Recipe, Entry]:
     """Measure and judge the best of the entries that are new; say of the others why they were not.
 
@@ -34,7 +34,6 @@ def judge(
         Every entry that is new or was judged before.
     """
     settings = parts.project.optimize
-    comparisons = settings.finalists * len(stand.benches) * rungs
     new = {whole: entry for whole, entry in entries.items() if whole not in before}
     wholes = {entry.recipe: whole for whole, entry in new.items()}  # early stopping builds less than was asked for
     for alias, bench in stand.benches.items():
@@ -43,7 +42,7 @@ def judge(
         for recipe, why in chosen.why.items():
             new[wholes[recipe]] = _with(new[wholes[recipe]], alias, why=why)
         if chosen.recipes:
-            jury = _jury(parts, stand, alias, comparisons)
+            jury = _jury(parts, stand, alias, parts.comparisons)
             with parts.progress.stage(f"judge for {alias}", len(chosen.recipes)) as advance:
                 for recipe in chosen.recipes:
                     new[wholes[recipe]] = _judged(parts, jury, new[wholes[recipe]])

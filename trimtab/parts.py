@@ -69,6 +69,11 @@ class Parts:
         return self.project.folder
 
     @property
+    def comparisons(self) -> int:
+        """Number of candidates, over all targets, that the gate's confidence of a round is divided among."""
+        return comparisons(self.project, self.space)
+
+    @property
     def split_key(self) -> str:
         """The key under which groups are hashed into roles; fixed at the first run."""
         return self.journal.fixed()[0]
@@ -130,6 +135,7 @@ def assemble(
     journal = Journal(project.journal_url, project.name)
     journal.begin(project.model_dump_json(), f"{project.name}:{project.seed}", project.sealed)
     runtimes = runtimes_of(project)
+    space = space_of(project, runtimes)
     trainer: Trainer = discover.build("trainers", project.model.trainer, project.model.settings, "model")
     return Parts(
         project=project,
@@ -139,8 +145,8 @@ def assemble(
         registry=registry or registry_of(project),
         metric=choose(project.model.metric, project.model.trainer, trainer.task),
         meter=meter_of(project),
-        sampler=sampler_of(project),
-        space=space_of(project, runtimes),
+        sampler=sampler_of(project, space),
+        space=space,
         journal=journal,
         executor=executor or Direct(),
         progress=progress or Silent(),
@@ -206,6 +212,12 @@ def space_of(project: Project, runtimes: Mapping[str, Runtime]) -> Space:
     return space
 
 
+def comparisons(project: Project, space: Space) -> int:
+    """Return how many candidates a round may judge at most, over all targets and rungs."""
+    rungs = len(space.rungs) + 1 if project.optimize.ladder else 1
+    return project.optimize.finalists * len(project.targets) * rungs
+
+
 def meter_of(project: Project) -> Meter | None:
     """Make the meter of energy that the project names, if any."""
     energy = project.benchmark.energy
@@ -215,10 +227,11 @@ def meter_of(project: Project) -> Meter | None:
     return meter
 
 
-def sampler_of(project: Project) -> Sampler:
+def sampler_of(project: Project, space: Space) -> Sampler:
     """Make the sampler that the project names, and check that it can draw from the project's space."""
     (name, settings), *_ = project.optimize.sampler_settings.items()
     sampler: Sampler = discover.build("samplers", name, settings, "optimize.sampler")
+    sampler.begin(space.parameters, 2 + len(project.targets), project.seed)
     return sampler
 
 

@@ -115,6 +115,11 @@ class Recipe(BaseModel):
                     f"recipe {self.name!r}: {about.name} learns from the float parent, and nothing before it "
                     "departs from that parent; put a compressing technique such as prune.channel before it"
                 )
+            if self.start == "champion" and about.takes == about.gives == FLOAT and about.compresses:
+                raise SettingsError(
+                    f"recipe {self.name!r}: {about.name} compresses the float model that the champion serves, which is "
+                    "compressed already; nothing is compressed twice: start from the parent"
+                )
             have = about.gives
             compressed = not about.renews_parent and (compressed or about.takes == about.gives == FLOAT)
         if have not in gives:

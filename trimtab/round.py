@@ -96,7 +96,7 @@ def _climb(parts: Parts, stand: Stand) -> tuple[list[Entry], list[str]]:
     judged: dict[Recipe, Entry] = {}
     for place, search in enumerate(rungs):
         explorer.run(search)
-        judged |= judge(parts, stand, explorer.entries, judged, len(rungs))
+        judged |= judge(parts, stand, explorer.entries, judged)
         entries = [judged.get(recipe, entry) for recipe, entry in explorer.entries.items()]
         if place + 1 < len(rungs) and good_enough(parts, stand, entries):
             return entries, _spared(parts, rungs[place + 1 :])

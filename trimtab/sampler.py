@@ -123,7 +123,15 @@ class Grid:
     name: ClassVar[str] = "grid"
 
     def begin(self, space: Sequence[Parameter], objectives: int, seed: int) -> Draws:
-        """Lay out the grid."""
+        """Lay out the grid.
+
+        Raises
+        ------
+        SettingsError
+            For a range without a step.
+        """
+        for parameter in space:
+            parameter.values  # noqa: B018 (it raises now, before anything is built)
         return _Walk(_points(space))
 
 

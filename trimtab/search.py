@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,15 +24,16 @@ class Halving(BaseModel):
     Asynchronous successive halving (Li et al. 2020): a recipe goes up a level when it is among the best
     ``1 / factor`` of those that have finished its level, best in the sense of the Pareto front over
     quality, latency on every target, and size. When no recipe is left to begin, each level sends up its
-    best at once. A longer training goes on from where the shorter one ended, so that nothing is trained
-    twice.
+    best at once. A longer training goes on from where the shorter one ended, each part with a
+    schedule of its own, so that nothing is trained twice and the last level has trained as long in all
+    as the project says.
 
     Parameters
     ----------
     factor
         How many times longer each level trains, and how few go up to it.
     levels
-        Number of levels; the last trains as long as the project says.
+        Number of levels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,7 +42,7 @@ class Halving(BaseModel):
     levels: int = Field(default=3, ge=1)
 
     def efforts(self, full: int) -> list[int]:
-        """Return what each level trains, to the full effort at the last.
+        """Return what has been trained in all when each level ends, the full effort at the last.
 
         Examples
         --------
@@ -191,7 +193,8 @@ class Search:
         place = max(i for i, step in enumerate(recipe.steps) if self._full(step))
         about = recipe.steps[place].load().about
         begins_anew = about.renews_parent and about.rung is None  # it does not go on from what it is given
-        efforts = chain[level : level + 1] if begins_anew else chain[: level + 1]
+        further = [chain[0], *(b - a for a, b in itertools.pairwise(chain[: level + 1]))]
+        efforts = [chain[level]] if begins_anew else further
         pieces = [_with_effort(recipe.steps[place], effort) for effort in efforts]
         return recipe.model_copy(update={"steps": (*recipe.steps[:place], *pieces, *recipe.steps[place + 1 :])})
 
