@@ -35,6 +35,7 @@ from trimtab.loadable import Loadable
 from trimtab.metric import Accuracy, answer, score
 from trimtab.recipe import Kitchen, Recipe, Step
 from trimtab.runtime import Target
+from trimtab.settings import OptimizeSettings
 from trimtab.technique import Job
 from trimtab.window import Feature, Schema
 from trimtab_torch.classifier import Classifier
@@ -184,7 +185,7 @@ class Served:
 
     def heal(self, name: str, rows: Mapping[Role, Rows]) -> Candidate:
         """Recalibrate on rows without labels: all are called the first class."""
-        blind = {
+        blind: dict[Role, Rows] = {
             role: dataclasses.replace(part, labels=np.zeros_like(part.labels))
             for role, part in rows.items()
             if role is not Role.JUDGE
@@ -226,9 +227,12 @@ def swapped(labels: npt.NDArray[Any], classes: Sequence[int]) -> npt.NDArray[Any
     """
     called = np.arange(int(labels.max()) + 1)
     called[list(classes)] = np.roll(classes, -1)
-    return called[labels]
+    renamed: npt.NDArray[Any] = called[labels]
+    return renamed
 
 
+GATE = Gate()
+COMPARISONS = OptimizeSettings().finalists
 FLIPS = {"two classes": range(2), "half of the classes": range(5), "all classes": range(10)}
 
 
@@ -242,12 +246,11 @@ def flip(case: Case, served: Served, seed: int) -> dict[str, Any]:
         data = Data.write(served.folder / f"judged-{len(classes)}", {Role.JUDGE: rows})
         place = served.folder / f"scores-{len(classes)}"
         bench = Bench(place, Target(), served.model, data, None, Accuracy(), seconds=0.5, seed=seed)
-        gate = Gate()
         champion, challenger = (
-            bench.measure(who, model, gate.confidence)
+            bench.measure(who, model, GATE.level(COMPARISONS))
             for who, model in (("champion", served.model), ("challenger", Loadable("onnxruntime", candidate.model)))
         )
-        verdict = gate.judge(challenger, champion, champion, metric=Accuracy(), target=bench.target, repair=True)
+        verdict = GATE.judge(challenger, champion, champion, metric=Accuracy(), comparisons=COMPARISONS, repair=True)
         promoted = verdict.outcome is Outcome.PASSED
         verdicts[name] = {"promoted": promoted, "outcome": verdict.outcome.value, "reason": verdict.reasons[0]}
     return verdicts
