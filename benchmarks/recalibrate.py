@@ -295,8 +295,8 @@ def show(runs: Mapping[str, Mapping[str, Any]], figures: Mapping[str, Any], cons
             tried = [run["corruptions"][kind] for run in seeds.values()]
             means = {key: float(np.mean([t[key] for t in tried])) for key in tried[0]}
             parts = [f"{means[key]:.3f}" for key in ("clean", "before", "after")]
-            bounds = figures["recovery"][name][kind]
-            recovery = f"{Interval(**{k: np.nan if v is None else v for k, v in bounds.items()}):.2f}"
+            mean = figures["recovery"][name][kind]
+            recovery = f"{mean['value']:.2f}" if mean["low"] is None else f"{Interval(**mean):.2f}"
             table.add_row(name, f"{kind} {strength:g}", *parts, recovery, f"{means['seconds']:.1f}")
     console.print(table)
     console.print(f"promoted after label flips: {figures['promoted_after_flips']} of {figures['flips']}")
@@ -318,7 +318,8 @@ def main() -> None:
     console = Console(width=140)
     show(runs, figures, console)
     kept = figures | {"strengths": STRENGTHS, "size": asdict(size), "runs": runs}
-    console.print(save("recalibrate-quick" if given.quick else "recalibrate", kept, seeds))
+    named = "-".join(["recalibrate", *(["quick"] if given.quick else []), *(given.case or [])])
+    console.print(save(named, kept, seeds))
 
 
 if __name__ == "__main__":
