@@ -71,7 +71,7 @@ class Size:
 
 
 FULL = Size(budget=144, epochs=9, seeds=5, seconds=2.0)
-QUICK = Size(budget=60, epochs=6, seeds=2, seconds=1.0)
+QUICK = Size(budget=48, epochs=6, seeds=2, seconds=1.0)
 
 
 def space(epochs: int) -> Space:
