@@ -116,9 +116,13 @@ class PruneChannel:
         """Write the narrower model into ``job.folder``."""
         whole = FloatModel.load(model, job.factory)
         with workbench(job):
-            cutting = _Cutting(self, whole, data, job)
+            cutting = _Cutting(self, whole, data, job, f"{model.digest}{data.digest}{job.seed}{self.importance}")
             network = cutting.cut()
         return replace(whole, network=network).save(job.folder, cutting.facts(network))
+
+
+MEASURED: dict[str, dict[tuple[str, int], float]] = {}
+"""Sensitivities that this process has measured: a search prunes one network at many ratios."""
 
 
 @dataclass
@@ -129,12 +133,15 @@ class _Cutting:
     ----------
     settings, model, data, job
         As the technique was given them.
+    origin
+        Tells the network, the rows and the importance that a sensitivity follows from.
     """
 
     settings: PruneChannel
     model: FloatModel
     data: Data
     job: Job
+    origin: str
     examples: tuple[Tensor, ...] = field(init=False)
     groups: dict[str, Group] = field(init=False)
     left_alone: dict[str, str] = field(init=False)
@@ -191,11 +198,12 @@ class _Cutting:
             return plain
         if self.settings.scope == "global":
             return ranked(self.groups, ranks, ratio, round_to)
+        known = MEASURED.setdefault(self.origin, {})
         tried = {name: levels(group, ratio, round_to) for name, group in self.groups.items()}
         held = self.data.rows(Role.SEARCH)
         evidence = Evidence.draw(self.model, held if len(held) else self.data.rows(Role.TRAIN), ROWS, self.job.seed)
         network, few = self.model.network, self.seen.first(REFRESH_ROWS) if self.seen else None
-        self.table = sensitivity(network, self.examples, self.groups, ranks, tried, evidence, few, self.tick)
+        self.table = sensitivity(network, self.examples, self.groups, ranks, tried, evidence, few, self.tick, known)
         cost = Cost.of(network, self.examples, self.groups)
         return cheapest(self.table, cost, cost(plain))
 

@@ -30,6 +30,7 @@ def sensitivity(
     evidence: Evidence,
     seen: Evidence | None,
     tick: Callable[[], None],
+    known: dict[tuple[str, int], float],
 ) -> dict[str, dict[int, float]]:
     """Return by group and width what the mean loss rises by when that group alone is cut to that width.
 
@@ -44,14 +45,18 @@ def sensitivity(
         says much more about the loss after training); None keeps them.
     tick
         Called before each measurement; it may raise to end them.
+    known
+        What was measured before of this network on these rows, by group and width; it grows.
     """
     before = evidence.loss(network)
     table: dict[str, dict[int, float]] = {}
     for name, group in groups.items():
         for width in widths[name]:
-            tick()
-            narrow = cut(network, examples, {name: least(group, scores[name], width)})
-            table.setdefault(name, {})[width] = evidence.loss(refreshed(narrow, seen)) - before
+            if (name, width) not in known:
+                tick()
+                narrow = cut(network, examples, {name: least(group, scores[name], width)})
+                known[name, width] = evidence.loss(refreshed(narrow, seen)) - before
+            table.setdefault(name, {})[width] = known[name, width]
     return table
 
 
