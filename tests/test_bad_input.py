@@ -273,7 +273,7 @@ def test_labels_that_come_late_are_guarded_too(tmp_path: Path, capsys: pytest.Ca
             {"optimize": {"techniques": [{"finetune": {"epoch": 3}}, "export"]}},
             ["optimize.techniques.finetune: unknown setting 'epoch'", "Did you mean 'epochs'?"],
         ),
-        ({"optimize": {"techniques": [{"finetune": 3}]}}, ["optimize.techniques.0: a technique is a name, or"]),
+        ({"optimize": {"techniques": [{"finetune": 3}]}}, ["optimize.techniques.0: it is a name, or"]),
         ({"optimize": {"techniques": "finetune"}}, ["optimize.techniques: Input should be a list, got 'finetune'"]),
         ({"optimize": {"techniques": ["finetune"]}}, ["optimize.techniques: none of ['finetune']", "add export"]),
         (

@@ -78,7 +78,7 @@ def test_every_plugin_of_ours_is_there_and_imports() -> None:
     [
         ("techniques", "shrnk", r"no technique named 'shrnk'; installed: .*shrink.* Did you mean 'shrink'\?"),
         ("registries", "stor", r"no registry named 'stor'; installed: mlflow, store\. Did you mean 'store'\?"),
-        ("samplers", "any", r"no sampler named 'any'; installed: none\."),
+        ("samplers", "any", r"no sampler named 'any'; installed: grid, nsga2, random, tpe\."),
     ],
 )
 def test_an_unknown_name_is_answered_with_what_there_is(kind: discover.Kind, name: str, words: str) -> None:

@@ -64,7 +64,7 @@ def test_every_example_of_a_project_file_can_be_put_together(text: str, tmp_path
     project = Project.load(path)
     runtimes = parts.runtimes_of(project)
     space = parts.space_of(project, runtimes)
-    point = parts.sampler_of(project).begin(space.parameters, 2 + len(project.targets), project.seed).ask()
+    point = parts.sampler_of(project, space).begin(space.parameters, 2 + len(project.targets), project.seed).ask()
     assert point is not None
     trainer = discover.build("trainers", project.model.trainer, project.model.settings, "model")
     choose(project.model.metric, project.model.trainer, trainer.task)

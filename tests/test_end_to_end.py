@@ -77,10 +77,13 @@ def test_what_was_gained(status: dict[str, Any]) -> None:
 def test_candidates_are_judged_with_reasons(status: dict[str, Any]) -> None:
     candidates = status["rounds"][0]["candidates"]
     assert len(candidates) >= 8
-    assert any(c["outcome"] == "rejected" and c["reasons"] for c in candidates)
+    assert all(c["reasons"] for c in candidates)
+    assert {c["outcome"] for c in candidates} - {"passed"}
     assert [c["outcome"] for c in candidates if c["won"]] == ["passed"]
     assert all(
-        c["metrics"]["speedup_low"] <= c["metrics"]["speedup"] <= c["metrics"]["speedup_high"] for c in candidates
+        c["metrics"]["speedup_low"] <= c["metrics"]["speedup"] <= c["metrics"]["speedup_high"]
+        for c in candidates
+        if c["metrics"]
     )
 
 

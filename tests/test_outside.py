@@ -259,4 +259,4 @@ def test_a_strangers_plugins_run_in_the_loop(
     asked = next(r for r in status["rounds"] if r["outcome"] == "promoted")
     outcomes = {c["recipe"]: c["outcome"] for c in asked["candidates"]}
     recipe = "scratch(epochs=20) > stranger.round(digits=4) > export"
-    assert outcomes[recipe] in ("passed", "unknown")
+    assert outcomes[recipe] in ("passed", "unknown", "behind", "stopped")  # it makes nothing smaller in truth

@@ -1,6 +1,7 @@
 """Recipes: checked before anything runs, built once, and the same after a journey through YAML."""
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from tests import fakes
 from trimtab.artifact import FLOAT, Model, sha256_folder
 from trimtab.data import Data, Role, Rows
-from trimtab.errors import DataError, PluginError, SettingsError
+from trimtab.errors import DataError, OutOfTimeError, PluginError, SettingsError
 from trimtab.recipe import Kitchen, Recipe, Step
 from trimtab.technique import Job
 from trimtab.window import Feature, Schema
@@ -41,7 +42,7 @@ def kitchen(tmp_path: Path) -> Kitchen:
     data, schema = data_of(tmp_path / "data")
     (tmp_path / "parent").mkdir()
     parent = fakes.CentroidTrainer().fit(data, Job(tmp_path / "parent", 0, schema))
-    return Kitchen(parent, data, schema, tmp_path / "steps", seed=0)
+    return Kitchen(parent, parent, data, schema, tmp_path / "steps", seed=0)
 
 
 def steps_in(kitchen: Kitchen) -> set[str]:
@@ -53,9 +54,11 @@ def test_a_candidate_knows_its_parent_and_its_steps(kitchen: Kitchen) -> None:
     assert candidate.name == "recentre > drop > mimic > convert"
     assert candidate.model.format == "onnx"
     assert candidate.parent.format == FLOAT
-    assert candidate.parent.folder.parent.name == candidate.steps[0]
-    assert candidate.fingerprint == candidate.steps[-1]
-    assert len(set(candidate.steps)) == 4
+    assert candidate.parent.folder.parent.name == candidate.steps[0].fingerprint
+    assert candidate.lean.folder.parent.name == candidate.steps[2].fingerprint
+    assert candidate.fingerprint == candidate.steps[-1].fingerprint
+    assert len({step.fingerprint for step in candidate.steps}) == 4
+    assert all(step.fresh for step in candidate.steps)
 
 
 def test_without_training_the_parent_stays_the_champions(kitchen: Kitchen) -> None:
@@ -66,7 +69,8 @@ def test_what_is_built_is_not_built_again(kitchen: Kitchen) -> None:
     first = kitchen.build(recipe("recentre", "convert"))
     before = sha256_folder(kitchen.store)
     again = kitchen.build(recipe("recentre", "convert"))
-    assert again == first
+    assert (again.model, again.parent, again.seconds) == (first.model, first.parent, first.seconds)
+    assert not any(step.fresh for step in again.steps)
     assert sha256_folder(kitchen.store) == before
     kitchen.build(recipe("recentre", "convert", "spoil"))
     assert len(steps_in(kitchen)) == 3
@@ -115,7 +119,7 @@ def test_a_fingerprint_follows_from_all_that_the_result_follows_from(kitchen: Ki
     [
         (("recentre", "spoil"), "spoil takes onnx, the step before gives torch; put a technique between them"),
         (("convert", "drop"), "drop takes torch, the step before gives onnx"),
-        (("recentre",), "ends in format torch, the target's runtime takes onnx; add a technique that converts"),
+        (("recentre",), "ends in format torch, the targets' runtimes take onnx; add a technique that converts"),
         (("mimic", "convert"), "mimic learns from the float parent, and nothing before it departs"),
         (("drop", "recentre", "mimic", "convert"), "mimic learns from the float parent"),
     ],
@@ -126,6 +130,25 @@ def test_steps_that_do_not_fit_are_told_before_anything_is_built(
     with pytest.raises(SettingsError, match=complaint):
         kitchen.build(recipe(*words))
     assert steps_in(kitchen) == set()
+
+
+def test_from_the_champion_nothing_is_compressed_again_and_the_parent_stays(kitchen: Kitchen, tmp_path: Path) -> None:
+    (tmp_path / "lean").mkdir()
+    narrow = fakes.save(tmp_path / "lean", FLOAT, fakes.centroids_in(kitchen.parent) * [1, 1, 0], 9)
+    served = dataclasses.replace(kitchen, served=narrow)
+    with pytest.raises(SettingsError, match="nothing is compressed twice"):
+        served.build(Recipe(start="champion", steps=recipe("drop", "convert").steps))
+    adapted = served.build(Recipe(start="champion", steps=recipe("recentre", "convert").steps))
+    assert adapted.name == "champion > recentre > convert"
+    assert adapted.parent == kitchen.parent
+
+
+def test_what_is_not_begun_in_time_says_so_and_what_is_built_is_taken_however_late(kitchen: Kitchen) -> None:
+    kitchen.build(recipe("recentre", "convert"))
+    late = time.monotonic() - 1
+    assert kitchen.build(recipe("recentre", "convert"), deadline=late).model.format == "onnx"
+    with pytest.raises(OutOfTimeError, match="spoil was not begun: the round's minutes were spent"):
+        kitchen.build(recipe("recentre", "convert", "spoil"), deadline=late)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_every_problem_is_told_at_once_with_key_value_and_rule(tmp_path: Path) -
         ),
         ({"data": {"split": {"train": 0.9}}}, "must sum to 1, they sum to 1.300"),
         ({"trigger": {"confirm": "3 of 2"}}, "'3 of 2' must be 'm of k' with 1 <= m <= k"),
-        ({"model": {"metric": "f1"}}, "model.metric: Input should be 'accuracy', got 'f1'"),
+        ({"model": {"metric": 3}}, "model.metric: it is a name, or one name with a mapping"),
     ],
 )
 def test_a_wrong_setting_is_told_with_the_right_one(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

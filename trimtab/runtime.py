@@ -66,6 +66,8 @@ class Setup:
 
     def make(self, where: str, factory: str | None = None) -> Runtime:
         """Make the runtime; ``where`` is how the project file calls its settings, for messages."""
+        if self.runtime not in discover.installed("runtimes"):
+            discover.build("runtimes", self.runtime, {}, where)  # says what is installed
         runtime: Runtime = discover.build("runtimes", self.runtime, self.made_with(factory), where)
         return runtime
 

@@ -160,7 +160,7 @@ class Search:
                 return None
             recipe = self.space.recipe(point)
             if recipe is None or recipe in self._begun:
-                self._draws.tell(point, None)
+                self._draws.tell(point, self._worst())
                 self._misses += 1
                 self._dry = self._misses >= PATIENCE
                 continue
@@ -170,6 +170,11 @@ class Search:
         return None
 
     _misses: int = field(default=0, init=False)
+
+    def _worst(self) -> list[float] | None:
+        """Return the worst of each loss so far: told of a point drawn again, it makes a sampler look elsewhere."""
+        told = [losses for _, losses in self._levels.get(0, [])]
+        return [max(column) for column in zip(*told, strict=True)] or None
 
     def _promote(self, at_end: bool) -> Task | None:
         if self.halving is None:
@@ -209,6 +214,8 @@ class Search:
         about = technique.about
         if about.effort is None or not (about.renews_parent or about.needs_teacher):
             return 0
+        if about.renews_parent and self.space.shrinks:
+            return 0  # what compresses learns from it, and builds it in full anyway
         return int(getattr(technique, about.effort) or self.defaults.get(about.effort) or 0)
 
 

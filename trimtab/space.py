@@ -146,6 +146,11 @@ class Space:
         ]
 
     @property
+    def shrinks(self) -> bool:
+        """Whether a technique of the project compresses the float model."""
+        return bool(self._shrinks)
+
+    @property
     def rungs(self) -> tuple[int, ...]:
         """Rungs of the ladder that the project's techniques have."""
         return tuple(dict.fromkeys(c.about.rung for c in self._rungs if c.about.rung is not None))
