@@ -22,7 +22,7 @@ demo: $(VENV)/.installed-$(STAMP)
 	$(BIN)/trimtab demo
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.testing-$(STAMP)
 	$(BIN)/ruff check .

@@ -51,7 +51,6 @@ def narrow(classes):
     return nn.Linear(1, classes)
 '''
 
-pytestmark = pytest.mark.xdist_group("bad-input")
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 

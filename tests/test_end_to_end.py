@@ -44,9 +44,6 @@ def status(demo: tuple[Path, subprocess.CompletedProcess[str]]) -> dict[str, Any
     return found
 
 
-pytestmark = pytest.mark.xdist_group("demo")
-
-
 def test_the_demo_says_what_it_does_and_what_was_gained(
     demo: tuple[Path, subprocess.CompletedProcess[str]], status: dict[str, Any]
 ) -> None:

@@ -21,8 +21,6 @@ from tests import fakes
 from trimtab import cli, discover
 from trimtab.testing import yield_checks
 
-pytestmark = pytest.mark.xdist_group("outside")
-
 TRIMTAB = Path(sys.executable).with_name("trimtab")
 ROWS = 400
 WEEKS = 8

@@ -17,8 +17,6 @@ from prometheus_client.core import Metric
 from trimtab.journal import Journal
 from trimtab_prometheus.metrics import families, read
 
-pytestmark = pytest.mark.xdist_group("stationary")
-
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
