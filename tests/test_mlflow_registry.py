@@ -37,6 +37,7 @@ from trimtab.registry import (
     Version,
     digests_of,
 )
+from trimtab.runtime import Setup
 from trimtab.testing import yield_checks
 from trimtab_mlflow import MlflowRegistry
 from trimtab_mlflow.datasets import HASHED_ROWS, digest_of
@@ -641,3 +642,24 @@ def test_the_digest_of_many_rows_reads_the_last_one() -> None:
 def test_every_registry_keeps_the_public_contract(registry: Registry) -> None:
     for check in yield_checks("registries", registry):
         check()
+
+
+def test_a_model_that_is_no_onnx_file_is_loaded_by_mlflow_through_its_runtime(
+    on_mlflow: MlflowRegistry, tmp_path: Path
+) -> None:
+    import trimtab_openvino  # noqa: F401, I001 (before OpenVINO itself, to keep it from asking the network)
+    import openvino
+
+    folder = tmp_path / "ir"
+    folder.mkdir()
+    openvino.save_model(
+        openvino.convert_model(make_model(tmp_path / "onnx", weight=2.0).folder / "model.onnx"), folder / "model.xml"
+    )
+    log = candidate(tmp_path, model=Model.at(folder, "openvino"), setup=Setup("openvino"))
+    on_mlflow.log_candidate(on_mlflow.log_round(ROUND), log)
+    client = MlflowClient(on_mlflow.url)
+    (found,) = client.search_logged_models([e.experiment_id for e in client.search_experiments()])
+    mlflow.set_tracking_uri(on_mlflow.url)
+    loaded = mlflow.pyfunc.load_model(found.model_uri)
+    predicted = loaded.predict({"numeric": np.ones((2, 3), np.float32)})
+    np.testing.assert_allclose(predicted["probabilities"], 6.0, atol=1e-5)

@@ -98,11 +98,20 @@ class Context:
             tags=tags,
             params=_params(entry),
             metrics=_all_metrics(entry) | ({"build_seconds": candidate.seconds} if candidate is not None else {}),
-            model=candidate.model if candidate is not None else None,
+            model=candidate.model if candidate is not None and entry.trials else None,
             example=example,
             outputs=outputs,
+            setup=self._setup(parts, entry),
             failed=entry.error is not None,
         )
+
+    def _setup(self, parts: Parts, entry: Entry) -> Setup | None:
+        """Return the runtime of the first target that the candidate was looked at on, with all it is made with."""
+        trial = next(iter(entry.trials.values()), None)
+        if trial is None:
+            return None
+        factory = parts.project.model.settings.get("factory")
+        return Setup(trial.setup.runtime, trial.setup.made_with(factory))
 
     def _example(self, parts: Parts, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         if entry.candidate is None or not entry.trials:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from trimtab.artifact import Model, fill_folder, sha256_file, verify
 from trimtab.errors import ArtifactError, ServiceError
-from trimtab.runtime import CHAMPION
+from trimtab.runtime import CHAMPION, Setup
 
 __all__ = [
     "CHALLENGER",
@@ -63,6 +63,8 @@ class CandidateLog:
         The exported model, or None where it was never built.
     example
         Inputs of a few rows, for the signature: arrays by input name.
+    setup
+        The runtime that loads it, or None where it was never loaded.
     files
         Further files (a report, the scores as JSON) to keep with the run.
     failed
@@ -77,6 +79,7 @@ class CandidateLog:
     model: Model | None = None
     example: Mapping[str, object] = field(default_factory=dict)
     outputs: Mapping[str, object] = field(default_factory=dict)
+    setup: Setup | None = None
     files: Sequence[Path] = ()
     failed: bool = False
 

@@ -1,13 +1,15 @@
-"""A candidate's ONNX model as MLflow's LoggedModel: saved here, uploaded, and found again after a crash."""
+"""A candidate's model as MLflow's LoggedModel: saved here, uploaded, and found again after a crash."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import mlflow.onnx
+import mlflow.pyfunc
 import numpy as np
 import onnx
 from mlflow import MlflowClient
@@ -15,9 +17,10 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, R
 from mlflow.models import Model as MlflowModel
 from mlflow.models import ModelSignature, infer_signature
 
-from trimtab.artifact import Model
+from trimtab.artifact import ONNX, Model
 from trimtab.errors import ArtifactError
 from trimtab.registry import CandidateLog
+from trimtab_mlflow.served import MODEL, lay_down
 from trimtab_mlflow.server import accepted
 
 __all__ = ["find_model", "log_model"]
@@ -42,7 +45,7 @@ def log_model(client: MlflowClient, run: Run, log: CandidateLog, model: Model) -
         source_run_id=run.info.run_id,
         tags=accepted(log.tags),
         params=accepted(log.params),
-        model_type="onnx",
+        model_type=model.format,
     )
     if logged.status == LoggedModelStatus.READY:
         return str(logged.model_id)
@@ -54,27 +57,54 @@ def log_model(client: MlflowClient, run: Run, log: CandidateLog, model: Model) -
 
 
 def _saved(scratch: Path, logged: LoggedModel, run: Run, log: CandidateLog, model: Model) -> Path:
-    """Save in MLflow's format what ``mlflow.onnx.log_model`` would, without its active run and default address."""
+    """Save in MLflow's format what its own ``log_model`` would, without its active run and default address."""
+    place = scratch / "model"
+    about = MlflowModel(
+        artifact_path=logged.artifact_location,
+        model_uuid=logged.model_id,
+        model_id=logged.model_id,
+        run_id=run.info.run_id,
+    )
+    if model.format == ONNX:
+        _save_onnx(place, about, log, model)
+    else:
+        _save_others(scratch, place, about, log, model)
+    return place
+
+
+def _save_onnx(place: Path, about: MlflowModel, log: CandidateLog, model: Model) -> None:
     source = model.folder / "model.onnx"
     if not source.is_file():
         raise ArtifactError(f"candidate {log.name!r} has no model.onnx in {model.folder}; export it before logging it")
-    place = scratch / "model"
     mlflow.onnx.save_model(
         onnx.load(source),
         str(place),
-        mlflow_model=MlflowModel(
-            artifact_path=logged.artifact_location,
-            model_uuid=logged.model_id,
-            model_id=logged.model_id,
-            run_id=run.info.run_id,
-        ),
+        mlflow_model=about,
         signature=_signature(log.example, log.outputs),
         pip_requirements=list(REQUIREMENTS),
         onnx_execution_providers=["CPUExecutionProvider"],
         save_as_external_data=False,
         metadata={"trimtab.digest": model.digest},
     )
-    return place
+
+
+def _save_others(scratch: Path, place: Path, about: MlflowModel, log: CandidateLog, model: Model) -> None:
+    if log.setup is None:
+        raise ArtifactError(
+            f"candidate {log.name!r} is in format {model.format}, and no runtime that loads it is named"
+        )
+    data = scratch / "data"
+    shutil.copytree(model.folder, data / MODEL)
+    lay_down(data, log.setup, model)
+    mlflow.pyfunc.save_model(
+        str(place),
+        loader_module=lay_down.__module__,
+        data_path=str(data),
+        mlflow_model=about,
+        signature=_signature(log.example, log.outputs),
+        pip_requirements=[f"trimtab=={version('trimtab')}"],
+        metadata={"trimtab.digest": model.digest},
+    )
 
 
 def _signature(example: Mapping[str, object], outputs: Mapping[str, object]) -> ModelSignature | None:
