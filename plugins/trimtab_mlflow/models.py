@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -96,15 +97,17 @@ def _save_others(scratch: Path, place: Path, about: MlflowModel, log: CandidateL
     data = scratch / "data"
     shutil.copytree(model.folder, data / MODEL)
     lay_down(data, log.setup, model)
-    mlflow.pyfunc.save_model(
-        str(place),
-        loader_module=lay_down.__module__,
-        data_path=str(data),
-        mlflow_model=about,
-        signature=_signature(log.example, log.outputs),
-        pip_requirements=[f"trimtab=={version('trimtab')}"],
-        metadata={"trimtab.digest": model.digest},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it asks for an example, and has the signature of one
+        mlflow.pyfunc.save_model(
+            str(place),
+            loader_module=lay_down.__module__,
+            data_path=str(data),
+            mlflow_model=about,
+            signature=_signature(log.example, log.outputs),
+            pip_requirements=[f"trimtab=={version('trimtab')}"],
+            metadata={"trimtab.digest": model.digest},
+        )
 
 
 def _signature(example: Mapping[str, object], outputs: Mapping[str, object]) -> ModelSignature | None:
