@@ -127,7 +127,7 @@ class Bench:
         return Scores(
             judged=judged,
             quality=Quality.of(self.metric, judged, searched, golden),
-            latency=self._time(model, rows, self.seconds, confidence),
+            latency=self._time(model, rows, self.seconds, confidence, self._calls(confidence)),
             size_bytes=model.model.size_bytes,
             golden=golden,
             parameters=model.model.facts.get("parameters"),
@@ -135,7 +135,11 @@ class Bench:
             peak_mb=peak_memory(model, rows, threads=threads, batch=batch) if self.memory else None,
         )
 
-    def _time(self, model: Loadable, rows: Rows, seconds: float, confidence: float) -> Latency:
+    def _calls(self, confidence: float) -> int:
+        """Return the calls without which the target's bound on the 99th percentile could not be judged."""
+        return 0 if self.target.max_p99_ms is None else math.ceil(math.log(1 - confidence) / math.log(0.99))
+
+    def _time(self, model: Loadable, rows: Rows, seconds: float, confidence: float, calls: int = 0) -> Latency:
         found = compare(
             self.champion,
             {"it": model},
@@ -143,6 +147,7 @@ class Bench:
             threads=self.target.threads,
             batch=self.target.batch,
             seconds=seconds,
+            calls=calls,
             confidence=confidence,
             meter=self.meter,
             seed=self.seed,

@@ -106,9 +106,10 @@ class Explorer:
             return before if before is not None else Entry(task.recipe, note=str(error))
         except ServiceError:
             raise
-        except TrimtabError as error:
+        except Exception as error:  # a stranger's runtime may raise anything, and the other recipes go on
             self.parts.journal.record("error", {"candidate": task.recipe.name, "message": str(error)})
-            return Entry(task.recipe, error=str(error))
+            before = self.entries.get(task.whole)
+            return before if before is not None else Entry(task.recipe, error=str(error))
 
     def _build(self, recipe: Recipe) -> Candidate:
         call, formats = self.parts.executor.call, self.parts.space.formats
@@ -122,14 +123,29 @@ class Explorer:
         """Look at a candidate on every target, there on every runtime that takes it; the fastest one counts."""
         trials: dict[str, Trial] = {}
         for alias, bench in self.benches.items():
-            looks = [
-                Trial(setup, self.parts.executor.call(f"look at {candidate.name}", bench.glance, candidate, setup))
-                for setup in self.parts.setups(bench.target, candidate.model.format)
-            ]
+            looks = self._looks(candidate, bench)
             sane = [t for t in looks if math.isfinite(t.glance.quality)] or looks
             if sane:
                 trials[alias] = max(sane, key=lambda t: t.glance.speedup.value)
         return Entry(recipe, candidate, trials=trials)
+
+    def _looks(self, candidate: Candidate, bench: Bench) -> list[Trial]:
+        """Look at a candidate on every runtime of a target that takes it; one that fails leaves the others."""
+        looks: list[Trial] = []
+        failed: Exception | None = None
+        for setup in self.parts.setups(bench.target, candidate.model.format):
+            try:
+                glance = self.parts.executor.call(f"look at {candidate.name}", bench.glance, candidate, setup)
+                looks.append(Trial(setup, glance))
+            except ServiceError:
+                raise
+            except Exception as error:  # as above
+                failed = error
+                message = f"{candidate.name} on {setup.word}: {error}"
+                self.parts.journal.record("error", {"candidate": candidate.name, "message": message})
+        if failed is not None and not looks:
+            raise failed
+        return looks
 
     # what need not be trained
 

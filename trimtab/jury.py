@@ -11,7 +11,7 @@ import numpy as np
 
 from trimtab.benchmark import Scores
 from trimtab.entry import Entry
-from trimtab.errors import ArtifactError
+from trimtab.errors import ServiceError
 from trimtab.evidence import Bench
 from trimtab.metric import Answers, score, utility
 from trimtab.parts import Parts
@@ -84,7 +84,7 @@ def _jury(parts: Parts, stand: Stand, alias: str, comparisons: int) -> Jury:
         )
         for who, serving in (("champion", stand.champions[alias]), ("anchor", stand.anchors[alias]))
     )
-    return Jury(alias, bench, reigning, approved, comparisons, stand.repair)
+    return Jury(alias, bench, reigning, approved, comparisons, stand.repair and alias == CHAMPION)
 
 
 def _judged(parts: Parts, jury: Jury, entry: Entry) -> Entry:
@@ -96,7 +96,9 @@ def _judged(parts: Parts, jury: Jury, entry: Entry) -> Entry:
     level = gate.level(jury.comparisons)
     try:
         scores = parts.executor.call(f"benchmark {candidate.name}", jury.bench.measure, key, model, level)
-    except ArtifactError as error:
+    except ServiceError:
+        raise
+    except Exception as error:  # a stranger's runtime may raise anything, and the others are still judged
         parts.journal.record("error", {"candidate": entry.recipe.name, "message": str(error)})
         return _with(entry, jury.alias, why=f"not judged: {error}")
     verdict = gate.judge(

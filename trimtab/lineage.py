@@ -116,7 +116,7 @@ class Context:
     def _example(self, parts: Parts, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
         if entry.candidate is None or not entry.trials:
             return {}, {}
-        inputs = dict(self.prepared.data.rows(Role.TRAIN).take(np.arange(2)).inputs)
+        inputs = dict(self.prepared.data.rows(Role.TRAIN).take(np.arange(min(2, self.prepared.counts["train"]))).inputs)
         setup = next(iter(entry.trials.values())).setup
         return inputs, parts.runtime(setup).load(entry.candidate.model).run(inputs)
 

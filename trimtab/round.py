@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from trimtab import champion
 from trimtab.benchmark import CONFIDENCE
 from trimtab.entry import Entry
-from trimtab.errors import InputError, ServiceError
+from trimtab.errors import InputError, ServiceError, TrimtabError
 from trimtab.explore import Costs, Explorer
 from trimtab.journal import LEASE_SECONDS, Round
 from trimtab.jury import good_enough, judge, winners
@@ -73,7 +74,7 @@ def _run(parts: Parts, asked: Round) -> None:
     if champion.reconcile(parts) is None:
         raise InputError("there is no champion yet: run the project once before asking for a round")
     promotions = parts.journal.promotions(None)
-    mine = any(p.operation.startswith(asked.operation) for p in promotions)
+    mine = any(p.operation == asked.operation or p.operation.startswith(f"{asked.operation}:") for p in promotions)
     if promotions[-1].epoch != asked.epoch and not mine:
         return parts.journal.close_round(asked.operation, "lost", {"reason": "another promotion came first"})
     stand = take(parts, asked, [p for p in promotions if p.epoch <= asked.epoch], begin)
@@ -137,7 +138,15 @@ def _last_winner(parts: Parts) -> list[Recipe]:
     """Return the recipe that won last: what did well once is likely to again."""
     won = [c["steps"] for r in parts.journal.rounds() for c in r.detail.get("candidates", ()) if c["won"]]
     recipes = [Recipe.model_validate(plain) for plain in won[-1:]]
-    return [r for r in recipes if r.start == "parent" and any(s.load().about.compresses for s in r.steps)]
+    return [r for r in recipes if r.start == "parent" and _still_fits(parts, r)]
+
+
+def _still_fits(parts: Parts, recipe: Recipe) -> bool:
+    """Tell whether a recipe of an earlier round compresses, and can be built with what is installed now."""
+    try:
+        return any(technique.about.compresses for technique in recipe.check(parts.space.formats))
+    except TrimtabError:
+        return False
 
 
 def _spared(parts: Parts, rungs: Sequence[Search]) -> list[str]:
@@ -172,7 +181,7 @@ def _conclude(
     outcome = "promoted" if CHAMPION in promoted else "lost" if lost else "degraded" if stand.repair else "kept"
     detail = context.detail(entries, won, versions, promoted, spared)
     if outcome == "promoted":
-        detail |= {"against_first": _against_first(parts, context, versions[CHAMPION].number)}
+        detail |= _gained(parts, context, versions[CHAMPION].number)
     parts.registry.close_round(run, outcome, context.outcome_tags(outcome, versions.get(CHAMPION)))
     parts.journal.close_round(asked.operation, outcome, detail)
 
@@ -211,6 +220,17 @@ def _promote(parts: Parts, asked: Round, versions: Mapping[str, Version]) -> lis
         epoch = promotion.epoch
         moved.append(alias)
     return moved
+
+
+def _gained(parts: Parts, context: Context, version: int) -> dict[str, Any]:
+    """Return what was gained over the first champion; nothing where that can no longer be measured."""
+    try:
+        return {"against_first": _against_first(parts, context, version)}
+    except ServiceError:
+        raise
+    except TrimtabError as error:  # the promotion stands, whatever became of the first version's files
+        parts.journal.record("error", {"version": version, "message": str(error)})
+        return {}
 
 
 def _against_first(parts: Parts, context: Context, version: int) -> dict[str, float]:

@@ -229,6 +229,11 @@ def _parameter(name: str, value: Any) -> Parameter | None:
     low, high = value["low"], value["high"]
     if not all(isinstance(v, int | float) for v in (low, high)) or not low < high:
         raise SettingsError(f"optimize.techniques.{name}: low must be a number below high, got {low!r} and {high!r}")
+    if value.get("log") and (low <= 0 or "step" in value):
+        raise SettingsError(
+            f"optimize.techniques.{name}: a logarithmic range lies above 0 and has no step, got {dict(value)}; "
+            "leave out log, or set low above 0 and leave out step"
+        )
     whole = isinstance(low, int) and isinstance(high, int) and isinstance(value.get("step", 1), int)
     return Parameter(name, (), low, high, value.get("step"), bool(value.get("log", False)), whole)
 
