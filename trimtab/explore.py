@@ -29,15 +29,18 @@ class Costs:
     ----------
     seconds
         Seconds a unit of effort, by technique; with the technique's whole time where it has no effort.
+    defaults
+        The trainer's settings, from which a technique takes what it is not told.
     """
 
     seconds: Mapping[str, float]
+    defaults: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, steps: Iterable[Mapping[str, object]]) -> Costs:
+    def of(cls, steps: Iterable[Mapping[str, object]], defaults: Mapping[str, object]) -> Costs:
         """Learn from what the journal says of steps that were built; the newest of each technique counts."""
         known = {str(s["technique"]): float(str(s["seconds"])) / max(1, int(str(s["effort"]))) for s in steps}
-        return cls(known)
+        return cls(known, defaults)
 
     def foresee(self, recipe: Recipe) -> float | None:
         """Return the seconds that a recipe will take, or None where a step of it was never built."""
@@ -46,8 +49,9 @@ class Costs:
             technique = step.load()
             if technique.about.name not in self.seconds:
                 return None
-            effort = getattr(technique, technique.about.effort) if technique.about.effort else 1
-            total += self.seconds[technique.about.name] * max(1, int(effort or 1))
+            name = technique.about.effort
+            effort = (getattr(technique, name) or self.defaults.get(name)) if name else 1
+            total += self.seconds[technique.about.name] * max(1, int(str(effort or 1)))
         return total
 
 
@@ -152,7 +156,7 @@ class Explorer:
     def _hopeless(self, task: Task) -> str | None:
         """Say why a recipe cannot win whatever its training gives, by the speed and size of its untrained shape."""
         probe = self.parts.space.probe(task.recipe)
-        foreseen = Costs.of(self._steps()).foresee(task.whole)
+        foreseen = Costs.of(self._steps(), self.parts.project.model.settings).foresee(task.whole)
         if probe is None or (foreseen is not None and foreseen < PROBE_SECONDS):
             return None
         try:

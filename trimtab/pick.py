@@ -67,10 +67,11 @@ def finalists(
     for recipe, trial in trials.items():
         if (broken := trial.breaks(target)) is not None:
             why[recipe] = f"not judged: {broken}"
-        elif not math.isfinite(trial.glance.quality):
+        elif trial.glance.rows and not math.isfinite(trial.glance.quality):
             why[recipe] = "not judged: its answers on the search rows are not numbers"
     looks = {r: t.glance for r, t in trials.items() if r not in why}
-    worth = {r: utility(metric, look.quality) for r, look in looks.items()}
+    # without search rows speed and size alone say whom to judge
+    worth = {r: utility(metric, look.quality) if look.rows else 0.0 for r, look in looks.items()}
     ahead = {
         recipe: next((o for o in looks if look.is_behind(looks[o], worth[recipe], worth[o])), None)
         for recipe, look in looks.items()
@@ -79,19 +80,22 @@ def finalists(
         if other is not None:
             why[recipe] = f"not judged: at a look no better, faster or smaller than {other.name}"
     best = [recipe for recipe, other in ahead.items() if other is None]
-    ordered = _by_promise(best, looks, target, metric, margin)
+    ordered = _by_promise(best, looks, {r: worth[r] for r in best}, target, margin)
     for recipe in ordered[most:]:
         why[recipe] = f"not judged: not among the {most} most promising on the search rows"
     return Finalists(tuple(ordered[:most]), why)
 
 
 def _by_promise(
-    recipes: Sequence[Recipe], looks: Mapping[Recipe, Glance], target: Target, metric: Metric, margin: float
+    recipes: Sequence[Recipe],
+    looks: Mapping[Recipe, Glance],
+    utilities: Mapping[Recipe, float],
+    target: Target,
+    margin: float,
 ) -> list[Recipe]:
     """Sort: those near the best in quality by what the target prefers; then the rest by quality."""
     if not recipes:
         return []
-    utilities = {r: utility(metric, looks[r].quality) for r in recipes}
     bar = max(utilities.values()) - max(margin, _error({r: looks[r] for r in recipes}, utilities))
     key = {
         "speed": lambda r: -looks[r].speedup.value,

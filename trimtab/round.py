@@ -151,7 +151,7 @@ def _still_fits(parts: Parts, recipe: Recipe) -> bool:
 
 def _spared(parts: Parts, rungs: Sequence[Search]) -> list[str]:
     """Say what the searches that were not run would have cost."""
-    costs = Costs.of([detail for _, _, detail in parts.journal.records("step")])
+    costs = Costs.of([detail for _, _, detail in parts.journal.records("step")], parts.project.model.settings)
     return [f"spared: {search.promise(costs.foresee)}" for search in rungs]
 
 
