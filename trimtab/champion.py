@@ -182,6 +182,8 @@ def reconcile(parts: Parts) -> Serving | None:
     if not parts.journal.promotions():
         return None
     serving = _put_right(parts, CHAMPION)
+    if any(r.cause == "first" and r.state != "closed" for r in parts.journal.rounds()):
+        return serving  # a crash in between: the other targets' first champions are still to come
     for alias in parts.project.aliases:
         if alias != CHAMPION:
             if not parts.journal.promotions(alias):

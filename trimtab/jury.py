@@ -35,17 +35,20 @@ def judge(
     """
     settings = parts.project.optimize
     new = {whole: entry for whole, entry in entries.items() if whole not in before}
-    wholes = {entry.recipe: whole for whole, entry in new.items()}  # early stopping builds less than was asked for
+    wholes: dict[Recipe, list[Recipe]] = {}  # early stopping builds less than was asked for, and the same of several
+    for whole, entry in new.items():
+        wholes.setdefault(entry.recipe, []).append(whole)
     for alias, bench in stand.benches.items():
         margin = parts.margin(bench.target)
         chosen = finalists(list(new.values()), alias, bench.target, parts.metric, margin, settings.finalists)
         for recipe, why in chosen.why.items():
-            new[wholes[recipe]] = _with(new[wholes[recipe]], alias, why=why)
+            new |= {whole: _with(new[whole], alias, why=why) for whole in wholes[recipe]}
         if chosen.recipes:
             jury = _jury(parts, stand, alias, parts.comparisons)
             with parts.progress.stage(f"judge for {alias}", len(chosen.recipes)) as advance:
                 for recipe in chosen.recipes:
-                    new[wholes[recipe]] = _judged(parts, jury, new[wholes[recipe]])
+                    judged = _judged(parts, jury, new[wholes[recipe][0]])
+                    new |= dict.fromkeys(wholes[recipe], judged)
                     advance(recipe.name)
     return {**before, **new}
 

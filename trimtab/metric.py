@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -133,12 +134,12 @@ def answer(session: Session, rows: Rows, batch: int = 256) -> Answers:
     return Answers(np.asarray(outputs, dtype=np.float32), rows.labels, rows.groups, rows.segments)
 
 
-class _OfRows:
+class _OfRows(ABC):
     """A metric that follows from the mean of one value a row."""
 
+    @abstractmethod
     def values(self, outputs: Outputs, labels: Labels) -> Floats:
         """Return what each labelled row contributes (float64 ``[rows]``)."""
-        raise NotImplementedError
 
     def of_mean(self, mean: Floats) -> Floats:
         """Return the figure of a mean."""

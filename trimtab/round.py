@@ -11,7 +11,7 @@ from trimtab.benchmark import CONFIDENCE
 from trimtab.entry import Entry
 from trimtab.errors import InputError, ServiceError, TrimtabError
 from trimtab.explore import Costs, Explorer
-from trimtab.journal import LEASE_SECONDS, Round
+from trimtab.journal import LEASE_SECONDS, Promotion, Round
 from trimtab.jury import good_enough, judge, winners
 from trimtab.lineage import Context
 from trimtab.parts import Parts
@@ -54,7 +54,7 @@ def optimize(parts: Parts, asked: Round) -> Round:
     ------
     TrimtabError
         When a server did not answer (the round stays open and is taken up at the next start) or the
-        input is wrong (the round is closed as failed). The champions are unchanged either way.
+        input is wrong (the round is closed as failed, or as promoted where a champion had moved before).
     """
     with parts.journal.lease(asked.operation, wait=LEASE_SECONDS) as mine:
         if mine:
@@ -64,9 +64,15 @@ def optimize(parts: Parts, asked: Round) -> Round:
                 raise
             except Exception as error:  # left open, it would be the first thing to fail at every start
                 parts.journal.record("error", {"round": asked.operation, "message": str(error)})
-                parts.journal.close_round(asked.operation, "failed", {"error": str(error)})
+                moved = any(_is_of(asked, p) for p in parts.journal.promotions(None))
+                parts.journal.close_round(asked.operation, "promoted" if moved else "failed", {"error": str(error)})
                 raise
     return next(r for r in parts.journal.rounds() if r.operation == asked.operation)
+
+
+def _is_of(asked: Round, promotion: Promotion) -> bool:
+    """Tell whether a promotion, on whatever target, came of a round."""
+    return promotion.operation == asked.operation or promotion.operation.startswith(f"{asked.operation}:")
 
 
 def _run(parts: Parts, asked: Round) -> None:
@@ -74,7 +80,7 @@ def _run(parts: Parts, asked: Round) -> None:
     if champion.reconcile(parts) is None:
         raise InputError("there is no champion yet: run the project once before asking for a round")
     promotions = parts.journal.promotions(None)
-    mine = any(p.operation == asked.operation or p.operation.startswith(f"{asked.operation}:") for p in promotions)
+    mine = any(_is_of(asked, p) for p in promotions)
     if promotions[-1].epoch != asked.epoch and not mine:
         return parts.journal.close_round(asked.operation, "lost", {"reason": "another promotion came first"})
     stand = take(parts, asked, [p for p in promotions if p.epoch <= asked.epoch], begin)
@@ -98,7 +104,8 @@ def _climb(parts: Parts, stand: Stand) -> tuple[list[Entry], list[str]]:
     for place, search in enumerate(rungs):
         explorer.run(search)
         judged |= judge(parts, stand, explorer.entries, judged)
-        entries = [judged.get(recipe, entry) for recipe, entry in explorer.entries.items()]
+        known = (judged.get(whole, entry) for whole, entry in explorer.entries.items())
+        entries = list({entry.recipe: entry for entry in known}.values())
         if place + 1 < len(rungs) and good_enough(parts, stand, entries):
             return entries, _spared(parts, rungs[place + 1 :])
     return entries, []

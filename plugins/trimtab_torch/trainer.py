@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -20,7 +21,7 @@ __all__ = ["NetworkTrainer", "fit_fresh"]
 
 
 @dataclass(frozen=True)
-class NetworkTrainer:
+class NetworkTrainer(ABC):
     """Fits a network that a factory builds.
 
     Parameters
@@ -54,8 +55,9 @@ class NetworkTrainer:
         return Settings(**shared, loss=self._loss)
 
     @property
+    @abstractmethod
     def _loss(self) -> Loss:
-        raise NotImplementedError
+        """What is made small."""
 
     def draft(self, inputs: Arrays, job: Job) -> Model:
         """Build the model without fitting its weights, into ``job.folder``."""
