@@ -159,3 +159,29 @@ def test_a_target_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -> 
     project = Project.model_validate(fakes.settings(tmp_path, "none", targets=TARGETS))
     with pytest.raises(SettingsError, match=r"no target is named 'edje'; targets: edge\. Did you mean 'edge'\?"):
         project.alias_of("edje")
+
+
+class DiesOnce:
+    """A registry whose first ``tag_version`` never returns: the first target has its champion, the second none yet."""
+
+    def __init__(self, registry: Any) -> None:
+        self.registry = registry
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "tag_version":
+            raise KeyboardInterrupt
+        return getattr(self.registry, name)
+
+
+def test_killed_between_two_first_promotions_each_target_still_gets_its_own_version(tmp_path: Path) -> None:
+    other = [{"runtime": "numpy"}, {"name": "batch", "runtime": "slow"}]
+    there = world(tmp_path, targets=other)
+    there.wrap = DiesOnce
+    with pytest.raises(KeyboardInterrupt):
+        run(there.process())
+    assert [p.alias for p in there.process().journal.promotions(None)] == [CHAMPION]
+    there.wrap = lambda registry: registry
+    run(there.process())
+    parts = there.process()
+    first_of_batch = parts.journal.promotions(BATCH)[0].version
+    assert champion.load(parts, first_of_batch).setup.runtime == "slow"
