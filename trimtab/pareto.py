@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["contributions", "dominates", "front", "hypervolume", "order", "ranks"]
+__all__ = ["Losses", "contributions", "dominates", "front", "hypervolume", "order", "ranks"]
 
 Losses = Sequence[float]
 

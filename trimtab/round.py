@@ -14,12 +14,13 @@ from trimtab.explore import Costs, Explorer
 from trimtab.journal import LEASE_SECONDS, Promotion, Round
 from trimtab.jury import good_enough, judge, winners
 from trimtab.lineage import Context
+from trimtab.pareto import order
 from trimtab.parts import Parts
 from trimtab.pick import nearest
 from trimtab.recipe import Recipe
 from trimtab.registry import CHALLENGER, Version
 from trimtab.runtime import CHAMPION
-from trimtab.search import Search
+from trimtab.search import Search, by_quality
 from trimtab.stand import Stand, bench_of, kitchen, loadable, take
 
 __all__ = ["optimize", "request", "request_by_hand"]
@@ -137,6 +138,7 @@ def _search(parts: Parts, given: Sequence[Recipe], candidates: int) -> Search:
         candidates=candidates,
         objectives=2 + len(parts.project.targets),
         halving=settings.halving,
+        rank=by_quality if all(t.prefer == "quality" for t in parts.project.targets) else order,
         defaults=parts.project.model.settings,
     )
 

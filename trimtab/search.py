@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trimtab.pareto import order
+from trimtab.pareto import Losses, order
 from trimtab.recipe import Recipe, Step
 from trimtab.sampler import Point, Sampler
 from trimtab.space import Space
 
-__all__ = ["Halving", "Search", "Task"]
+__all__ = ["Halving", "Search", "Task", "by_quality"]
 
 
 class Halving(BaseModel):
@@ -23,8 +23,9 @@ class Halving(BaseModel):
 
     Asynchronous successive halving (Li et al. 2020): a recipe goes up a level when it is among the best
     ``1 / factor`` of those that have finished its level, best in the sense of the Pareto front over
-    quality, latency on every target, and size. When no recipe is left to begin, each level sends up its
-    best at once. A longer training goes on from where the shorter one ended, each part with a
+    quality, latency on every target, and size; where every target prefers quality, by quality alone.
+    When no recipe is left to begin, each level sends up its best at once. A longer training goes on
+    from where the shorter one ended, each part with a
     schedule of its own, so that nothing is trained twice and the last level has trained as long in all
     as the project says.
 
@@ -94,6 +95,8 @@ class Search:
         Number of losses that :meth:`tell` is given.
     halving
         Early stopping, or None.
+    rank
+        Sorts losses, the best first: who goes up a level.
     defaults
         The trainer's settings, from which a technique takes what it is not told.
     """
@@ -105,6 +108,7 @@ class Search:
     candidates: int
     objectives: int
     halving: Halving | None = None
+    rank: Callable[[Sequence[Losses]], list[int]] = order
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -131,7 +135,7 @@ class Search:
     def tell(self, task: Task, losses: Sequence[float] | None) -> None:
         """Say what came of a task; None: it failed, or was stopped."""
         if task.point is not None and task.level == 0:
-            self._draws.tell(task.point, losses)
+            self._draws.tell(task.point, losses if losses is not None else self._worst())
         if losses is not None:
             self._levels.setdefault(task.level, []).append((task, tuple(losses)))
 
@@ -172,7 +176,7 @@ class Search:
     _misses: int = field(default=0, init=False)
 
     def _worst(self) -> list[float] | None:
-        """Return the worst of each loss so far: told of a point drawn again, it makes a sampler look elsewhere."""
+        """Return the worst of each loss so far: told of a point that gave nothing, it sends a sampler elsewhere."""
         told = [losses for _, losses in self._levels.get(0, [])]
         return [max(column) for column in zip(*told, strict=True)] or None
 
@@ -183,7 +187,7 @@ class Search:
             unfinished = (r for r in self._levels[level] if level + 1 < len(self._chain(r[0].whole)))
             tried = [(t, losses) for t, losses in unfinished if t.recipe != t.whole]
             share = len(tried) / self.halving.factor
-            places = order([losses for _, losses in tried])[: math.ceil(share) if at_end else math.floor(share)]
+            places = self.rank([losses for _, losses in tried])[: math.ceil(share) if at_end else math.floor(share)]
             for task, _ in (tried[i] for i in places):
                 if (task.whole, level) not in self._raised:
                     self._raised.add((task.whole, level))
@@ -217,6 +221,17 @@ class Search:
         if about.renews_parent and self.space.shrinks:
             return 0  # what compresses learns from it, and builds it in full anyway
         return int(getattr(technique, about.effort) or self.defaults.get(about.effort) or 0)
+
+
+def by_quality(losses: Sequence[Losses]) -> list[int]:
+    """Return the places from the best to the worst by the first loss, which is that of quality.
+
+    Examples
+    --------
+    >>> by_quality([(3, 1), (1, 3), (2, 2)])
+    [1, 2, 0]
+    """
+    return sorted(range(len(losses)), key=lambda i: losses[i][0])
 
 
 PATIENCE = 200
