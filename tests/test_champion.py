@@ -89,14 +89,27 @@ def test_a_challenger_that_becomes_champion_is_no_challenger_any_more(there: fak
     assert there.registry.aliases == {CHAMPION: 1, PREVIOUS: 2}
 
 
-def test_rolling_back_makes_the_predecessor_champion_and_again_the_other(there: fakes.World) -> None:
+def test_rolling_back_makes_the_predecessor_champion_and_never_goes_forward(there: fakes.World) -> None:
     first = champion.rollback(there.process(), "undo", "it was worse")
     assert first is not None
     assert (first.epoch, first.version, first.kind) == (3, 1, "rollback")
-    assert there.registry.aliases == {CHAMPION: 1, PREVIOUS: 2}
+    assert there.registry.aliases == {CHAMPION: 1}
     assert champion.rollback(there.process(), "undo", "it was worse") == first
-    champion.rollback(there.process(), "redo", "it was not")
-    assert there.registry.aliases == {CHAMPION: 2, PREVIOUS: 1}
+    with pytest.raises(InputError, match="no earlier champion"):
+        champion.rollback(there.process(), "further", "it was worse too")
+    assert there.registry.aliases == {CHAMPION: 1}
+
+
+def test_a_rollback_passes_over_a_predecessor_that_does_not_load(there: fakes.World) -> None:
+    parts = there.process()
+    package = parts.registry.fetch(2, there.home / "versions" / "2")
+    third = parts.registry.create_version("run", "third", package, {}, "")
+    champion.promote(parts, "third", third.number, champion.newest_epoch(parts), "approved", {})
+    shutil.rmtree(package)
+    (there.registry.folder / "2" / "schema.json").unlink()
+    promotion = champion.rollback(there.process(), "undo", "why not")
+    assert promotion is not None
+    assert promotion.version == 1
 
 
 def test_the_first_champion_has_no_predecessor(plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,8 +163,6 @@ def test_the_anchor_is_what_a_person_approved_last() -> None:
     grown = [row(1, "first"), row(2, "promote"), row(3, "rollback")]
     assert champion.anchor(grown) == 11
     assert champion.anchor([*grown, row(4, "approved"), row(5, "promote")]) == 14
-    assert champion.previous(grown) == 12
-    assert champion.previous(grown[:1]) is None
 
 
 def test_rows_that_the_version_was_fitted_to_are_not_watched(

@@ -229,7 +229,7 @@ def test_a_round_after_which_another_promotion_came_first_is_lost(tmp_path: Path
     champion.rollback(parts, "undo", "somebody's wish")
     done = optimize(there.process(), asked)
     assert (done.state, done.outcome) == ("closed", "lost")
-    assert there.registry.aliases == {CHAMPION: 1, PREVIOUS: 2}
+    assert there.registry.aliases == {CHAMPION: 1}
     assert len(there.registry.versions()) == 2
 
 
@@ -418,10 +418,10 @@ def remembered(parts: Parts) -> dict[str, Any]:
 
 
 def records_without_paths(journal: Journal) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """What was told apart from repairs, which only a kill calls for, and from where this home lies."""
+    """What was told apart from repairs, which only a kill calls for, where this home lies, and what was timed."""
     for at, kind, detail in journal.records():
         if kind != "repair":
-            yield at, kind, {key: value for key, value in detail.items() if key not in ("path", "seconds")}
+            yield at, kind, {key: value for key, value in detail.items() if key not in ("path", "seconds", "detail")}
 
 
 def short_drift() -> str:

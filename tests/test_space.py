@@ -95,7 +95,7 @@ def test_the_probe_of_pruning_in_rounds_does_not_train_between_them() -> None:
 @pytest.mark.parametrize(
     ("techniques", "words"),
     [
-        ([("recentre", {})], r"none of \['recentre'\] gives onnx, which the targets' runtimes take; add export"),
+        ([("recentre", {})], r"none of \['recentre'\] gives onnx, which the runtimes of the targets take"),
         ([("convert", {})], "nothing trains and nothing compresses"),
         ([("recentre", {}), ("drop", {"rate": 2}), ("convert", {})], r"techniques\.drop: unknown setting 'rate'"),
         ([("recentre", {}), ("drop", {"columns": []}), ("convert", {})], "columns: an empty list leaves nothing"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ __all__ = ["load", "observe", "promote", "reconcile", "rollback", "unseen"]
 BATCH = 256
 DRAFT_SECONDS = 86400.0
 EPOCH = "trimtab.epoch."
+BACK = ("rollback", "repair")
+"""Kinds of promotion that go back to an earlier champion."""
 
 
 def load(parts: Parts, number: int) -> Serving:
@@ -131,18 +133,26 @@ def promote(
 
 
 def rollback(parts: Parts, operation: str, reason: str, alias: str = CHAMPION) -> Promotion | None:
-    """Make the champion's predecessor on one target champion again.
+    """Make the champion's newest predecessor that loads champion again, on one target.
+
+    A second rollback goes one further back. The same operation changes nothing a second time.
 
     Raises
     ------
     InputError
         When there is none.
     """
-    promotions = parts.journal.promotions(alias)
-    earlier = previous(promotions) if promotions else None
-    if earlier is None:
-        raise InputError(f"there is no earlier {alias} to roll back to")
-    return promote(parts, operation, earlier, newest_epoch(parts), "rollback", {"reason": reason}, alias)
+    done = next((p for p in parts.journal.promotions(None) if p.operation == operation), None)
+    if done is not None:
+        return done
+    epoch = newest_epoch(parts)
+    versions = succession(parts.journal.promotions(alias))
+    for earlier in (v for v in reversed(versions[:-1]) if v != versions[-1]):
+        try:
+            return promote(parts, operation, earlier, epoch, "rollback", {"reason": reason}, alias)
+        except ArtifactError as error:
+            parts.journal.record("error", {"version": earlier, "message": str(error)})
+    raise InputError(f"there is no earlier {alias} to roll back to")
 
 
 def newest_epoch(parts: Parts) -> int:
@@ -150,16 +160,36 @@ def newest_epoch(parts: Parts) -> int:
     return max((p.epoch for p in parts.journal.promotions(None)), default=0)
 
 
-def previous(promotions: list[Promotion]) -> int | None:
-    """Return the newest champion before the present one that is another version."""
-    return next((p.version for p in reversed(promotions[:-1]) if p.version != promotions[-1].version), None)
+def succession(promotions: Sequence[Promotion]) -> list[int]:
+    """Return the versions from the first champion to the present one, without those that were rolled back.
+
+    Parameters
+    ----------
+    promotions
+        On one target, oldest first.
+
+    Examples
+    --------
+    >>> kinds = [(1, "first"), (2, "promote"), (3, "promote"), (2, "rollback"), (1, "rollback")]
+    >>> told = [Promotion(epoch, version, "", kind, {}, "") for epoch, (version, kind) in enumerate(kinds)]
+    >>> succession(told[:3]), succession(told[:4]), succession(told)
+    ([1, 2, 3], [1, 2], [1])
+    """
+    versions: list[int] = []
+    for promotion in promotions:
+        if promotion.kind in BACK and promotion.version in versions:
+            versions = versions[: versions.index(promotion.version)]
+        if versions[-1:] != [promotion.version]:
+            versions.append(promotion.version)
+    return versions
 
 
 def project_aliases(parts: Parts, alias: str) -> None:
     """Make the registry's aliases on one target say what the journal says; setting them again changes nothing."""
     promotions = parts.journal.promotions(alias)
     challenger = beside(alias, CHALLENGER)
-    wanted = {alias: promotions[-1].version, beside(alias, PREVIOUS): previous(promotions)}
+    earlier = succession(promotions)[:-1]
+    wanted = {alias: promotions[-1].version, beside(alias, PREVIOUS): earlier[-1] if earlier else None}
     if parts.registry.alias(challenger) == promotions[-1].version:
         wanted[challenger] = None
     for name, number in wanted.items():

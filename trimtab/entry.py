@@ -123,17 +123,29 @@ class Entry:
         """Say why, in words, the decisive ones first."""
         trial = self.trials.get(alias)
         said = [r for r in (self.error, self.note, trial.why if trial is not None else None) if r is not None]
+        if trial is None and self.candidate is not None:
+            said.append(f"not looked at: no runtime of this target takes the format {self.candidate.model.format}")
         return (*said, *(trial.verdict.reasons if trial is not None and trial.verdict is not None else ()))
 
     def losses(self, aliases: Sequence[str], larger_is_better: bool) -> tuple[float, ...] | None:
         """Return what a search makes small: loss of quality, latency on each target, size; None without a look.
 
         Latency is the logarithm of the time beside the champion's, which is timed as a pair: milliseconds
-        of different moments on a busy machine cannot be compared.
+        of different moments on a busy machine cannot be compared. On a target that does not take it a
+        candidate counts as :data:`ABSENT` times as slow as the champion. Without rows to tell its quality
+        by, speed and size alone count.
         """
-        looks = [self.trials[a].glance for a in aliases if a in self.trials]
-        if len(looks) < len(aliases) or not all(math.isfinite(look.quality) for look in looks):
+        looks = {a: self.trials[a].glance for a in aliases if a in self.trials}
+        if not looks or not all(math.isfinite(g.quality) or not g.rows for g in looks.values()):
             return None
-        quality = sum(look.quality for look in looks) / len(looks)
+        quality = sum(g.quality if g.rows else 0.0 for g in looks.values()) / len(looks)
+        speedups = [looks[a].speedup.value if a in looks else 1 / ABSENT for a in aliases]
+        if not all(math.isfinite(s) and s > 0 for s in speedups):
+            return None
+        size = next(iter(looks.values())).size_bytes
         loss = -quality if larger_is_better else quality
-        return (loss, *(-math.log(look.speedup.value) for look in looks), math.log(max(1, looks[0].size_bytes)))
+        return (loss, *(-math.log(s) for s in speedups), math.log(max(1, size)))
+
+
+ABSENT = 10.0
+"""How many times as slow as the champion a candidate counts on a target that does not take it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,14 +83,26 @@ class Bench:
         ArtifactError
             When the model does not load.
         """
-        place = self.folder / f"look-{candidate.fingerprint}-{setup.slug}"
+        place = self._of_look(candidate, setup)
         if not place.is_dir():
             glance = self._glance(self.loadable(candidate.model, setup))
             with fill_folder(place) as draft:
                 write_json(draft / "glance.json", _plain(dataclasses.asdict(glance)))
         plain = read_json(place / "glance.json")
-        quality = float("nan") if plain["quality"] is None else plain["quality"]
-        return Glance(**{**plain, "quality": quality, "speedup": Interval(**plain["speedup"])})
+        quality = NAN if plain["quality"] is None else plain["quality"]
+        return Glance(**{**plain, "quality": quality, "speedup": _interval(plain["speedup"])})
+
+    def knows(self, candidate: Candidate, setup: Setup) -> bool:
+        """Tell whether a look was taken before, so that another costs nothing."""
+        return self._of_look(candidate, setup).is_dir()
+
+    def _of_look(self, candidate: Candidate, setup: Setup) -> Path:
+        return self._place(f"look-{candidate.fingerprint}-{setup.slug}", 0.95)
+
+    def _place(self, key: str, confidence: float) -> Path:
+        """Return where what was measured under a key is kept: measured in another way it is something else."""
+        way = [self.target.threads, self.target.batch, self.seconds, self.memory, self.metric.name, confidence]
+        return self.folder / f"{key}-{hashlib.sha256(repr(way).encode()).hexdigest()[:8]}"
 
     def _glance(self, model: Loadable) -> Glance:
         searched = self.data.rows(Role.SEARCH)
@@ -113,7 +126,7 @@ class Bench:
         ArtifactError
             When the model does not load.
         """
-        place = self.folder / key
+        place = self._place(key, confidence)
         if not place.is_dir():
             keep(place, self._measure(model, confidence))
         return read(place)
@@ -179,14 +192,20 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+NAN = float("nan")
+
+
+def _interval(plain: Mapping[str, float | None]) -> Interval:
+    return Interval(**{k: NAN if v is None else v for k, v in plain.items()})
+
+
 def read(folder: Path) -> Scores:
     """Read back what :func:`keep` wrote."""
     plain = read_json(folder / "scores.json")
     quality, latency = plain.pop("quality"), plain.pop("latency")
     energy = latency.pop("energy")
-    nan = float("nan")
-    judged = Interval(**{k: nan if v is None else v for k, v in quality.pop("judged").items()})
-    absent = {"searched": nan, "utility": -math.inf, "error": math.inf}
+    judged = _interval(quality.pop("judged"))
+    absent = {"searched": NAN, "utility": -math.inf, "error": math.inf}
     figures: dict[str, Any] = {k: absent.get(k) if v is None else v for k, v in quality.items()}
     return Scores(
         **plain,
@@ -194,7 +213,7 @@ def read(folder: Path) -> Scores:
         golden=_answers(folder / "golden.npz") if (folder / "golden.npz").is_file() else None,
         quality=Quality(**figures, judged=judged),
         latency=Latency(
-            **{**latency, "speedup": Interval(**latency["speedup"])},
+            **{**latency, "speedup": _interval(latency["speedup"])},
             energy=None if energy is None else Energy(**energy),
         ),
     )

@@ -81,39 +81,42 @@ class Explorer:
     entries: dict[Recipe, Entry] = field(default_factory=dict)
 
     def run(self, search: Search) -> None:
-        """Try what the search proposes until it has nothing left or the minutes are spent."""
+        """Try what the search proposes until it has nothing left or the minutes are spent.
+
+        What was built and looked at before costs nothing, and is taken up also when the minutes are
+        spent: a round that goes on after a crash comes to the same end.
+        """
         with self.parts.progress.stage("build candidates", search.candidates) as advance:
-            while (task := search.ask()) is not None:
-                if self.entries and time.monotonic() >= self.deadline:
-                    self._not_begun(task, search)
-                    break
-                entry = self._try(task)
+            while not self._late and (task := search.ask()) is not None:
+                entry, losses = self._try(task)
                 self.entries[task.whole] = entry
-                search.tell(task, entry.losses(list(self.benches), self.parts.metric.larger_is_better))
+                search.tell(task, losses)
                 if task.level == 0:
                     advance(task.recipe.name)
+        minutes, most = self.parts.project.optimize.minutes, search.candidates
+        why = f"minutes: {minutes:g} were spent" if self._late else f"candidates: {most} were tried"
+        for recipe in search.left():
+            self.entries.setdefault(recipe, Entry(recipe, note=f"not begun: optimize.{why}"))
 
-    def _not_begun(self, task: Task, search: Search) -> None:
-        note = f"not begun: the round's {self.parts.project.optimize.minutes:g} minutes were spent"
-        for recipe in (task.whole, *search.left()):
-            if recipe not in self.entries:
-                self.entries[recipe] = Entry(recipe, note=note)
+    _late: bool = field(default=False, init=False)
 
-    def _try(self, task: Task) -> Entry:
+    def _try(self, task: Task) -> tuple[Entry, tuple[float, ...] | None]:
+        """Return what became of a task, and its losses; None where it gave none."""
+        before = self.entries.get(task.whole)
         try:
             hopeless = self._hopeless(task) if task.level == 0 else None
             if hopeless is not None:
-                return Entry(task.recipe, note=hopeless)
-            return self._look(task.recipe, self._build(task.recipe))
+                return Entry(task.recipe, note=hopeless), None
+            entry = self._look(task.recipe, self._build(task.recipe))
         except OutOfTimeError as error:
-            before = self.entries.get(task.whole)
-            return before if before is not None else Entry(task.recipe, note=str(error))
+            self._late = time.monotonic() >= self.deadline
+            return before or Entry(task.recipe, note=str(error)), None
         except ServiceError:
             raise
         except Exception as error:  # a stranger's runtime may raise anything, and the other recipes go on
             self.parts.journal.record("error", {"candidate": task.recipe.name, "message": str(error)})
-            before = self.entries.get(task.whole)
-            return before if before is not None else Entry(task.recipe, error=str(error))
+            return before or Entry(task.recipe, error=str(error)), None
+        return entry, entry.losses(list(self.benches), self.parts.metric.larger_is_better)
 
     def _build(self, recipe: Recipe) -> Candidate:
         call, formats = self.parts.executor.call, self.parts.space.formats
@@ -138,6 +141,8 @@ class Explorer:
         looks: list[Trial] = []
         failed: Exception | None = None
         for setup in self.parts.setups(bench.target, candidate.model.format):
+            if self.entries and time.monotonic() >= self.deadline and not bench.knows(candidate, setup):
+                raise OutOfTimeError(f"{candidate.name} was built and not looked at: the round's minutes were spent")
             try:
                 glance = self.parts.executor.call(f"look at {candidate.name}", bench.glance, candidate, setup)
                 looks.append(Trial(setup, glance))

@@ -12,7 +12,7 @@ from trimtab import champion, rows
 from trimtab.artifact import Model, fill_folder
 from trimtab.entry import Entry, Trial
 from trimtab.errors import ArtifactError, DataError, InputError, PluginError, SettingsError, TrimtabError
-from trimtab.lineage import Context
+from trimtab.lineage import Context, outcome_tags, with_promoted
 from trimtab.loadable import Loadable
 from trimtab.monitor import Answer, Sample
 from trimtab.parts import Parts
@@ -177,8 +177,8 @@ def _register(parts: Parts, context: Context, measured: Mapping[Recipe, Entry]) 
         promotion = champion.promote(parts, once, made[key].number, epoch, "first", {}, alias)
         epoch = promotion.epoch if promotion is not None else epoch
     first = versions[CHAMPION]
-    parts.registry.close_round(run, "promoted", context.outcome_tags("promoted", first))
+    parts.registry.close_round(run, "promoted", outcome_tags("promoted", first.number))
     won = {a: Pick(next(e for e in entries if a in e.trials), "the first") for a in versions}
-    detail = context.detail(entries, won, versions, list(versions), [])
+    detail = with_promoted(context.detail(entries, won, versions, None, []), list(versions))
     parts.journal.close_round(operation, "promoted", detail)
     return champion.load(parts, first.number)

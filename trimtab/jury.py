@@ -138,5 +138,5 @@ def good_enough(parts: Parts, stand: Stand, entries: Sequence[Entry]) -> bool:
         return False
     alone = np.arange(len(reference), dtype=np.uint64)
     quality = score(parts.metric, Answers(reference.outputs, reference.labels, alone))
-    slack = max(parts.project.gate.max_quality_drop, scores.quality.error)
+    slack = max(parts.margin(parts.project.target), scores.quality.error)
     return scores.quality.utility >= utility(parts.metric, quality) - slack

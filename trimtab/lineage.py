@@ -25,7 +25,7 @@ from trimtab.runtime import CHAMPION, Setup
 from trimtab.serving import Serving
 from trimtab.window import Schema
 
-__all__ = ["Context", "describe", "package"]
+__all__ = ["Context", "describe", "outcome_tags", "package", "with_promoted"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Context:
         entries: Sequence[Entry],
         won: Mapping[str, Pick],
         versions: Mapping[str, Version],
-        promoted: Collection[str],
+        challenger: Version | None,
         spared: Sequence[str],
     ) -> dict[str, Any]:
         """Return the round's candidates, targets and rows as JSON, for the journal.
@@ -134,8 +134,8 @@ class Context:
         ----------
         won, versions
             What was picked, and registered, by the alias of each target's champion.
-        promoted
-            Aliases that moved.
+        challenger
+            What came nearest to a winner on the first target and was registered for a person to look at, or None.
         spared
             What the rungs of the ladder that were not climbed would have cost, in words.
         """
@@ -146,11 +146,10 @@ class Context:
                 "why": pick.why,
                 "runtime": pick.entry.trials[alias].setup.word,
                 "version": versions[alias].number if alias in versions else None,
-                "promoted": alias in promoted,
             }
             for alias, pick in won.items()
         }
-        version = versions.get(CHAMPION)
+        version = versions.get(CHAMPION, challenger)
         return {
             "rows": self.prepared.counts,
             "candidates": [describe(e, [a for a, w in winners.items() if w is e]) for e in entries],
@@ -159,10 +158,6 @@ class Context:
             "version": None if version is None else version.number,
             "champion": None if self.champion is None else self.champion.version,
         }
-
-    def outcome_tags(self, outcome: str, version: Version | None) -> dict[str, str]:
-        """Return the tags that a closed round's run gets."""
-        return {"trimtab.outcome": outcome, "trimtab.version": "" if version is None else str(version.number)}
 
     def register(
         self, parts: Parts, entry: Entry, candidate: Candidate, alias: str, setup: Setup, candidate_run: str
@@ -184,6 +179,23 @@ class Context:
             tags,
             _description(self, entry, alias, setup),
         )
+
+
+def with_promoted(detail: Mapping[str, Any], promoted: Collection[str]) -> dict[str, Any]:
+    """Return a round's detail with what became of each target's winner.
+
+    Parameters
+    ----------
+    promoted
+        Aliases that moved.
+    """
+    targets = {alias: {**told, "promoted": alias in promoted} for alias, told in detail["targets"].items()}
+    return {**detail, "targets": targets}
+
+
+def outcome_tags(outcome: str, version: int | None) -> dict[str, str]:
+    """Return the tags that a closed round's run gets."""
+    return {"trimtab.outcome": outcome, "trimtab.version": "" if version is None else str(version)}
 
 
 def _print(candidate: Candidate | None) -> str:

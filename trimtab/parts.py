@@ -207,8 +207,9 @@ def space_of(project: Project, runtimes: Mapping[str, Runtime]) -> Space:
     space = Space(project.optimize.choices, formats)
     for recipe in project.optimize.recipes:
         recipe.check(formats)
-    first = [f for setup in project.target.setups for f in runtimes[setup.word].takes]
-    converter(project.optimize.choices, first)
+    for place, target in enumerate(project.targets):
+        first = runtimes[target.setups[0].word]  # that the first champion is converted for
+        converter(project.optimize.choices, first.takes, f"targets.{place}")
     return space
 
 

@@ -72,15 +72,13 @@ def finalists(
     looks = {r: t.glance for r, t in trials.items() if r not in why}
     # without search rows speed and size alone say whom to judge
     worth = {r: utility(metric, look.quality) if look.rows else 0.0 for r, look in looks.items()}
-    ahead = {
-        recipe: next((o for o in looks if look.is_behind(looks[o], worth[recipe], worth[o])), None)
-        for recipe, look in looks.items()
-    }
-    for recipe, other in ahead.items():
-        if other is not None:
-            why[recipe] = f"not judged: at a look no better, faster or smaller than {other.name}"
-    best = [recipe for recipe, other in ahead.items() if other is None]
-    ordered = _by_promise(best, looks, {r: worth[r] for r in best}, target, margin)
+    ordered: list[Recipe] = []  # what is behind another excludes nothing itself: being behind is not transitive
+    for recipe in _by_promise(list(looks), looks, worth, target, margin):
+        ahead = next((o for o in ordered if looks[recipe].is_behind(looks[o], worth[recipe], worth[o])), None)
+        if ahead is None:
+            ordered.append(recipe)
+        else:
+            why[recipe] = f"not judged: at a look no better, faster or smaller than {ahead.name}"
     for recipe in ordered[most:]:
         why[recipe] = f"not judged: not among the {most} most promising on the search rows"
     return Finalists(tuple(ordered[:most]), why)

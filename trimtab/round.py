@@ -13,7 +13,7 @@ from trimtab.errors import InputError, ServiceError, TrimtabError
 from trimtab.explore import Costs, Explorer
 from trimtab.journal import LEASE_SECONDS, Promotion, Round
 from trimtab.jury import good_enough, judge, winners
-from trimtab.lineage import Context
+from trimtab.lineage import Context, outcome_tags, with_promoted
 from trimtab.pareto import order
 from trimtab.parts import Parts
 from trimtab.pick import nearest
@@ -21,7 +21,7 @@ from trimtab.recipe import Recipe
 from trimtab.registry import CHALLENGER, Version
 from trimtab.runtime import CHAMPION
 from trimtab.search import Search, by_quality
-from trimtab.stand import Stand, bench_of, kitchen, loadable, take
+from trimtab.stand import Stand, bench_of, context_of, kitchen, loadable, take
 
 __all__ = ["optimize", "request", "request_by_hand"]
 
@@ -80,15 +80,45 @@ def _run(parts: Parts, asked: Round) -> None:
     begin = time.monotonic()
     if champion.reconcile(parts) is None:
         raise InputError("there is no champion yet: run the project once before asking for a round")
-    promotions = parts.journal.promotions(None)
-    mine = any(_is_of(asked, p) for p in promotions)
-    if promotions[-1].epoch != asked.epoch and not mine:
-        return parts.journal.close_round(asked.operation, "lost", {"reason": "another promotion came first"})
-    stand = take(parts, asked, [p for p in promotions if p.epoch <= asked.epoch], begin)
+    decided = next((d for _, _, d in parts.journal.records("decided") if d["round"] == asked.operation), None)
+    if decided is None:
+        promotions = parts.journal.promotions(None)
+        if _overtaken(asked, promotions):
+            return parts.journal.close_round(asked.operation, "lost", {"reason": "another promotion came first"})
+        decided = _decide(parts, take(parts, asked, promotions, begin))
+    return _carry_out(parts, asked, decided)
+
+
+def _overtaken(asked: Round, promotions: Sequence[Promotion]) -> bool:
+    """Tell whether a champion moved since the round was asked for, by another's hand.
+
+    A target that the project gained since begins with the champion that it had: nothing moved.
+    """
+    return any(p.epoch > asked.epoch and p.kind != "first" and not _is_of(asked, p) for p in promotions)
+
+
+def _decide(parts: Parts, stand: Stand) -> Mapping[str, Any]:
+    """Build, measure, judge and register, and write down what is to be promoted before anything is.
+
+    A process that dies in between leaves a decision that the next one carries out as it stands.
+    """
     run = parts.executor.call("log round", parts.registry.log_round, stand.context.round_log(parts))
     entries, spared = _climb(parts, stand)
     logged = log_candidates(parts, stand.context, run, entries)
-    return _conclude(parts, stand, run, entries, logged, spared)
+    won = winners(parts, entries)
+    versions = _register(parts, stand.context, {a: p.entry for a, p in won.items()}, logged)
+    kept = _best_so_far(parts, entries) if CHAMPION not in won and stand.repair else None
+    challenger = None if kept is None else _register(parts, stand.context, {CHAMPION: kept}, logged).get(CHAMPION)
+    decided = {
+        "round": stand.asked.operation,
+        "run": run,
+        "versions": {alias: version.number for alias, version in versions.items()},
+        "challenger": None if challenger is None else challenger.number,
+        "repair": stand.repair,
+        "detail": stand.context.detail(entries, won, versions, challenger, spared),
+    }
+    parts.journal.record("decided", decided, f"decided:{stand.asked.operation}")
+    return decided
 
 
 def _climb(parts: Parts, stand: Stand) -> tuple[list[Entry], list[str]]:
@@ -115,8 +145,9 @@ def _climb(parts: Parts, stand: Stand) -> tuple[list[Entry], list[str]]:
 def _rungs(parts: Parts) -> list[Search]:
     """Return the searches of a round: one, or where there is a ladder one for each rung and the full one."""
     settings, space = parts.project.optimize, parts.space
-    quick = [r for rung in space.rungs if rung < FULL_RUNG for r in space.adapted(rung)]
-    full = list(dict.fromkeys([*settings.recipes, *_last_winner(parts), *quick, *space.untrained()]))
+    cheap = [*(r for rung in space.rungs if rung < FULL_RUNG for r in space.adapted(rung)), *space.untrained()]
+    few = cheap[: max(1, settings.candidates // 2)]  # the rest of the candidates is for what is drawn
+    full = list(dict.fromkeys([*settings.recipes, *_last_winner(parts), *few]))
     ladder = [space.adapted(rung) for rung in space.rungs] if settings.ladder else []
     return [
         *(_search(parts, given, len(given)) for given in ladder if given),
@@ -175,24 +206,30 @@ def log_candidates(parts: Parts, context: Context, run: str, entries: Sequence[E
     return logged
 
 
-def _conclude(
-    parts: Parts, stand: Stand, run: str, entries: list[Entry], logged: Mapping[str, str], spared: Sequence[str]
-) -> None:
-    asked, context, won = stand.asked, stand.context, winners(parts, entries)
-    versions = _register(parts, context, {a: p.entry for a, p in won.items()}, logged)
+def _carry_out(parts: Parts, asked: Round, decided: Mapping[str, Any]) -> None:
+    """Promote what was decided, and close the round."""
+    versions, challenger = decided["versions"], decided["challenger"]
     promoted = _promote(parts, asked, versions)
-    kept = _best_so_far(parts, entries) if CHAMPION not in won and stand.repair else None
-    if kept is not None:
-        versions |= _register(parts, context, {CHAMPION: kept}, logged)
-    lost = set(won) - set(promoted)
-    if kept is not None and CHAMPION in versions:
-        parts.registry.set_alias(CHALLENGER, versions[CHAMPION].number)
-    outcome = "promoted" if CHAMPION in promoted else "lost" if lost else "degraded" if stand.repair else "kept"
-    detail = context.detail(entries, won, versions, promoted, spared)
-    if outcome == "promoted":
-        detail |= _gained(parts, context, versions[CHAMPION].number)
-    parts.registry.close_round(run, outcome, context.outcome_tags(outcome, versions.get(CHAMPION)))
+    if challenger is not None:
+        parts.registry.set_alias(CHALLENGER, challenger)
+    outcome = _outcome(decided, promoted)
+    detail = with_promoted(decided["detail"], promoted)
+    if CHAMPION in promoted:
+        detail |= _gained(parts, asked, detail["champion"], versions[CHAMPION])
+    parts.registry.close_round(decided["run"], outcome, outcome_tags(outcome, detail["version"]))
     parts.journal.close_round(asked.operation, outcome, detail)
+
+
+def _outcome(decided: Mapping[str, Any], promoted: Sequence[str]) -> str:
+    """Say in one word what became of a round, over all targets.
+
+    A champion that is worse stays so until the first target's moves, whatever became of the others.
+    """
+    if decided["repair"] and CHAMPION not in promoted:
+        return "lost" if CHAMPION in decided["versions"] else "degraded"
+    if promoted:
+        return "promoted"
+    return "lost" if decided["versions"] else "kept"
 
 
 def _best_so_far(parts: Parts, entries: Sequence[Entry]) -> Entry | None:
@@ -218,22 +255,25 @@ def _register(
     return versions
 
 
-def _promote(parts: Parts, asked: Round, versions: Mapping[str, Version]) -> list[str]:
+def _promote(parts: Parts, asked: Round, versions: Mapping[str, int]) -> list[str]:
     """Promote on each target, and return the aliases that moved; another's promotion in between ends it."""
-    epoch, moved = asked.epoch, []
+    moved: list[str] = []
     for alias, version in versions.items():
+        promotions = parts.journal.promotions(None)
         operation = asked.operation if alias == CHAMPION else f"{asked.operation}:{alias}"
-        promotion = champion.promote(parts, operation, version.number, epoch, "promote", {}, alias)
-        if promotion is None:
+        mine = any(p.operation == operation for p in promotions)
+        if not mine and _overtaken(asked, promotions):
             break
-        epoch = promotion.epoch
+        if champion.promote(parts, operation, version, promotions[-1].epoch, "promote", {}, alias) is None:
+            break
         moved.append(alias)
     return moved
 
 
-def _gained(parts: Parts, context: Context, version: int) -> dict[str, Any]:
+def _gained(parts: Parts, asked: Round, before: int, version: int) -> dict[str, Any]:
     """Return what was gained over the first champion; nothing where that can no longer be measured."""
     try:
+        context = context_of(parts, asked, champion.load(parts, before))
         return {"against_first": _against_first(parts, context, version)}
     except ServiceError:
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -148,14 +147,15 @@ class _Walk:
         return None
 
 
-def _points(space: Sequence[Parameter]) -> Iterator[dict[str, Any]]:
-    seen: set[tuple[tuple[str, str], ...]] = set()
-    for values in itertools.product(*(p.values for p in space)):
-        point: dict[str, Any] = {}
-        for parameter, value in zip(space, values, strict=True):
-            if parameter.counts(point):
-                point[parameter.name] = value
-        key = tuple((k, repr(v)) for k, v in point.items())
-        if key not in seen:
-            seen.add(key)
-            yield point
+def _points(space: Sequence[Parameter], begun: Point | None = None) -> Iterator[dict[str, Any]]:
+    """Yield every point that goes on from what is begun; a parameter that does not count there is passed over."""
+    point = dict(begun or {})
+    if not space:
+        yield point
+        return
+    first, *rest = space
+    if not first.counts(point):
+        yield from _points(rest, point)
+        return
+    for value in first.values:
+        yield from _points(rest, {**point, first.name: value})

@@ -112,7 +112,7 @@ class Search:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._queue = list(dict.fromkeys(self.given))[: self.candidates]
+        self._queue = list(dict.fromkeys(self.given))
         self._begun: set[Recipe] = set()
         self._draws = self.sampler.begin(self.space.parameters, self.objectives, self.seed)
         self._dry = False

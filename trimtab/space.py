@@ -91,7 +91,7 @@ class Space:
         self._shrinks = [c for c in floats if c not in others]
         self._tails = _tails([c for c in self.choices if c not in floats], self.formats)
         if not self._tails:
-            raise SettingsError(_no_way([c.label for c in self.choices], self.formats))
+            raise SettingsError(_no_way([c.label for c in self.choices], self.formats, "the targets"))
         if not self._trains and not self._rungs and not any(self._compresses(t) for t in (*self._tails, self._shrinks)):
             raise SettingsError(
                 "optimize.techniques: nothing trains and nothing compresses; add finetune, scratch or quantize.static"
@@ -178,8 +178,19 @@ class Space:
         return None if probe == recipe else probe
 
 
-def converter(choices: Sequence[tuple[str, Mapping[str, Any]]], formats: Collection[str]) -> tuple[Step, ...]:
+def converter(
+    choices: Sequence[tuple[str, Mapping[str, Any]]], formats: Collection[str], where: str = "the targets"
+) -> tuple[Step, ...]:
     """Return the project's first way to bring a float model into a format that a runtime takes, compressing nothing.
+
+    Parameters
+    ----------
+    choices
+        Names and settings of the project's techniques.
+    formats
+        That the runtime takes.
+    where
+        What names the runtime, for the message.
 
     Raises
     ------
@@ -190,14 +201,14 @@ def converter(choices: Sequence[tuple[str, Mapping[str, Any]]], formats: Collect
     plain = [c for c in read if not c.about.compresses and not c.about.takes == c.about.gives == FLOAT]
     tails = _tails(plain, formats)
     if not tails:
-        raise SettingsError(_no_way([c.label for c in read], formats))
+        raise SettingsError(_no_way([c.label for c in read], formats, where))
     return tuple(choice.corner(0) for choice in tails[0])
 
 
-def _no_way(names: Sequence[str], formats: Collection[str]) -> str:
+def _no_way(names: Sequence[str], formats: Collection[str], where: str) -> str:
     return (
-        f"optimize.techniques: none of {list(names)} gives {' or '.join(formats)}, which the targets' runtimes take; "
-        "add export"
+        f"optimize.techniques: none of {list(names)} gives {' or '.join(formats)}, which the runtimes of {where} take; "
+        "add a technique that converts, such as export"
     )
 
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from trimtab import champion, rows
+from trimtab.data import Role
 from trimtab.evidence import Bench
 from trimtab.journal import Promotion, Round
 from trimtab.lineage import Context
 from trimtab.loadable import Loadable
+from trimtab.metric import answer
 from trimtab.parts import Parts
 from trimtab.recipe import Kitchen
 from trimtab.runtime import CHAMPION
 from trimtab.serving import Serving
 
-__all__ = ["Stand", "bench_of", "kitchen", "loadable", "take"]
+__all__ = ["Stand", "bench_of", "context_of", "kitchen", "loadable", "take"]
 
 MEMORY_SECONDS = 3.0
 """About what it takes to measure the peak memory of a model, in a process of its own."""
+LOG_SECONDS = 0.5
+"""About what it takes to log a candidate to the registry."""
+FEW = 32
+"""Rows that the champion answers to see how long it takes."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +65,13 @@ def take(parts: Parts, asked: Round, promotions: Sequence[Promotion], begin: flo
     Parameters
     ----------
     promotions
-        Up to the moment when the round was asked for.
+        All of the project's, oldest first.
     begin
         When its minutes begin, on the clock of :func:`time.monotonic`.
     """
     history = {alias: [p for p in promotions if p.alias == alias] for alias in parts.project.aliases}
     champions = {a: champion.load(parts, ps[-1].version) for a, ps in history.items()}
-    serving = champions[CHAMPION]
-    windows = rows.training_windows(parts.journal, parts.project.data, asked.window)
-    prepared = rows.prepare(parts, asked.operation, serving.schema, windows)
-    context = Context(asked, serving.schema, prepared, serving)
+    context = context_of(parts, asked, champions[CHAMPION])
     return Stand(
         asked,
         context,
@@ -73,16 +79,41 @@ def take(parts: Parts, asked: Round, promotions: Sequence[Promotion], begin: flo
         {a: champion.load(parts, champion.anchor(ps)) for a, ps in history.items()},
         {alias: bench_of(parts, context, alias, loadable(parts, reigning)) for alias, reigning in champions.items()},
         asked.degrades or parts.journal.degraded(),
-        begin + 60 * parts.project.optimize.minutes - _judging_seconds(parts),
+        begin + 60 * parts.project.optimize.minutes - _spent(parts, asked) - _kept_seconds(parts, context),
     )
 
 
-def _judging_seconds(parts: Parts) -> float:
-    """Return the seconds of a round that are kept for judging; never more than half of it."""
+def _spent(parts: Parts, asked: Round) -> float:
+    """Return the seconds that a round has built for already, before the process that did was ended."""
+    steps = (detail for _, _, detail in parts.journal.records("step"))
+    return float(sum(step["seconds"] for step in steps if step["round"] == asked.operation))
+
+
+def context_of(parts: Parts, asked: Round, serving: Serving) -> Context:
+    """Lay down a round's rows, once, and return what it is told to the registry with."""
+    windows = rows.training_windows(parts.journal, parts.project.data, asked.window)
+    prepared = rows.prepare(parts, asked.operation, serving.schema, windows)
+    return Context(asked, serving.schema, prepared, serving)
+
+
+def _kept_seconds(parts: Parts, context: Context) -> float:
+    """Return the seconds of a round that are kept for judging and logging; never more than half of it."""
     optimize, settings = parts.project.optimize, parts.project.benchmark
-    each = 2 * settings.seconds + (MEMORY_SECONDS if settings.memory else 0.0)
+    each = 2 * settings.seconds + (MEMORY_SECONDS if settings.memory else 0.0) + _answering_seconds(context)
     beside = 2  # champion and anchor
-    return min(30 * optimize.minutes, each * (optimize.finalists + beside) * len(parts.project.targets))
+    judging = each * (optimize.finalists + beside) * len(parts.project.targets)
+    return min(30 * optimize.minutes, judging + LOG_SECONDS * optimize.candidates)
+
+
+def _answering_seconds(context: Context) -> float:
+    """Return about what it takes the champion to answer all rows that it is judged on, from a few of them."""
+    judged, searched = (context.prepared.data.rows(role) for role in (Role.JUDGE, Role.SEARCH))
+    few = judged.take(np.arange(min(FEW, len(judged))))
+    if context.champion is None or not len(few):
+        return 0.0
+    begin = time.perf_counter()
+    answer(context.champion.session, few)
+    return (time.perf_counter() - begin) / len(few) * (len(judged) + len(searched))
 
 
 def bench_of(parts: Parts, context: Context, alias: str, beside: Loadable) -> Bench:
