@@ -1,5 +1,6 @@
 """One round from the inside: the ladder, what is tried first, what is built once, and what failing comes to."""
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Iterator
@@ -136,3 +137,66 @@ def test_a_round_ends_in_its_minutes_with_the_best_so_far(tmp_path: Path) -> Non
     assert outcomes[-1] == "stopped"
     assert len(outcomes) < 50
     assert asked.outcome == "promoted"
+
+
+def test_a_round_that_goes_on_has_only_the_minutes_that_are_left(tmp_path: Path) -> None:
+    there = world(tmp_path, techniques=["recentre", "convert", "spoil"], minutes=1)
+    parts = there.process()
+    for report in loop.watch(parts, replay=True):
+        if report.window == 1:
+            break
+    asked = request_by_hand(there.process(), "curious")
+    step = {"round": asked.operation, "fingerprint": "f", "technique": "recentre", "seconds": 61.0, "effort": 0}
+    parts.journal.record("step", step, "step:f")
+    done = optimize(there.process(), asked)
+    assert [c["outcome"] for c in done.detail["candidates"]] == ["stopped"] * len(done.detail["candidates"])
+    assert "the round's minutes were spent" in done.detail["candidates"][0]["reasons"][0]
+    assert done.outcome == "kept"
+
+
+class DiesPromoting:
+    """A journal that never comes back from its first promotion of a round."""
+
+    def __init__(self, journal: Any) -> None:
+        self.journal = journal
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.journal, name)
+
+    def promote(self, operation: str, *rest: Any) -> Any:
+        if ":round:" in operation:
+            raise KeyboardInterrupt
+        return self.journal.promote(operation, *rest)
+
+
+def test_what_was_decided_before_a_crash_is_carried_out_as_it_stands(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    parts = there.process()
+    with pytest.raises(KeyboardInterrupt):
+        first_round(dataclasses.replace(parts, journal=DiesPromoting(parts.journal)))  # type: ignore[arg-type]
+    decided = next(d for _, _, d in parts.journal.records("decided"))
+    before, versions = built(parts), len(parts.registry.versions())
+    there.changes["optimize"] = {"techniques": ["recentre", "convert"], "candidates": 1}  # it would decide otherwise
+    asked = first_round(there.process())
+    assert asked.outcome == "promoted"
+    assert [c["recipe"] for c in asked.detail["candidates"]] == [c["recipe"] for c in decided["detail"]["candidates"]]
+    assert there.registry.aliases[CHAMPION] == decided["versions"][CHAMPION]
+    assert (built(there.process()), len(there.registry.versions())) == (before, versions)
+
+
+def test_cheap_recipes_leave_room_for_what_is_drawn(tmp_path: Path) -> None:
+    asked = first_round(world(tmp_path, candidates=4).process())
+    assert len(recipes(asked)) == 4
+    assert recipes(asked)[:2] == ["champion > follow > convert", "champion > follow > convert > spoil"]
+    assert not recipes(asked)[2].startswith("champion")
+    assert "recentre" in recipes(asked)[2]
+
+
+def test_recipes_beyond_the_number_of_candidates_are_listed_as_not_begun(tmp_path: Path) -> None:
+    own = [
+        {"steps": [{"technique": "convert"}, {"technique": "spoil", "settings": {}}]},
+        {"steps": [{"technique": "recentre"}, {"technique": "convert"}]},
+    ]
+    asked = first_round(world(tmp_path, candidates=1, recipes=own).process())
+    assert [c["outcome"] for c in asked.detail["candidates"]][1] == "stopped"
+    assert "optimize.candidates: 1 were tried" in asked.detail["candidates"][1]["reasons"][0]

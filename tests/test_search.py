@@ -1,7 +1,7 @@
 """Which recipe comes next: given ones first, a little of everything, more of what does well, and nothing twice."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from trimtab import discover
 from trimtab.pareto import dominates, front, hypervolume, order, ranks
 from trimtab.recipe import Recipe, Step
-from trimtab.sampler import Grid, Parameter, Sampler
-from trimtab.search import Halving, Search, Task
+from trimtab.sampler import Grid, Parameter, Point, Sampler
+from trimtab.search import Halving, Search, Task, by_quality
 from trimtab.space import Space
 
 RATIOS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -155,3 +155,49 @@ def test_a_front_covers_what_counting_cells_says_and_no_less_with_one_more(
     cells = {(x, y, z) for a, b, c in points for x in range(a, 7) for y in range(b, 7) for z in range(c, 7)}
     assert hypervolume(points, reference) == len(cells)
     assert hypervolume([*points, more], reference) >= len(cells)
+
+
+def test_a_grid_passes_over_what_does_not_count_instead_of_multiplying_it() -> None:
+    names = [f"t{i}" for i in range(30)]
+    settings_ = [Parameter(f"{name}.x", tuple(range(5)), when=("train", (name,))) for name in names]
+    draws = Grid().begin([Parameter("train", tuple(names)), *settings_], 1, 0)
+    points = []
+    while (point := draws.ask()) is not None:
+        points.append(point)
+    assert len(points) == 30 * 5  # and not 5 ** 30 of them
+    assert all(set(p) == {"train", f"{p['train']}.x"} for p in points)
+
+
+def test_a_sampler_is_told_that_what_failed_is_no_better_than_the_worst() -> None:
+    draws = Remembering()
+    searching = search(Space(PRUNING), draws)
+    for losses in ((1.0, 5.0), (3.0, 2.0), None):
+        task = searching.ask()
+        assert task is not None
+        searching.tell(task, losses)
+    assert draws.told[-3:] == [(1.0, 5.0), (3.0, 2.0), [3.0, 5.0]]
+
+
+class Remembering:
+    """A grid that keeps what it is told."""
+
+    name: ClassVar[str] = "remembering"
+
+    def __init__(self) -> None:
+        self.told: list[Sequence[float] | None] = []
+
+    def begin(self, space: Sequence[Parameter], objectives: int, seed: int) -> "Remembering":
+        self.draws = Grid().begin(space, objectives, seed)
+        return self
+
+    def ask(self) -> dict[str, Any] | None:
+        return self.draws.ask()
+
+    def tell(self, point: Point, losses: Sequence[float] | None) -> None:
+        self.told.append(losses)
+
+
+def test_where_quality_is_all_the_best_in_quality_goes_up() -> None:
+    worth = dict(zip(RATIOS, [(0.5, 0), (0.4, 9), (0.6, -9)] * 3, strict=True))
+    tasks = run(search(Space(PRUNING), halving=Halving(), rank=by_quality), lambda r: worth[ratio(r)])
+    assert {ratio(t.recipe) for t in tasks if t.level == 1} == {0.2, 0.5, 0.8}

@@ -93,6 +93,21 @@ def test_a_target_that_is_added_later_begins_with_the_first_ones_champion(tmp_pa
     assert there.registry.aliases[EDGE] == now
 
 
+def test_a_target_that_is_added_while_a_round_is_open_is_part_of_it(tmp_path: Path) -> None:
+    there = world(tmp_path, targets=[SERVER])
+    rows = there.process()
+    for report in loop.watch(rows, replay=True):
+        if report.window == 1:
+            break
+    asked = request_by_hand(there.process(), "curious")
+    there.changes["targets"] = TARGETS
+    done = optimize(there.process(), asked)
+    assert done.outcome in ("promoted", "kept")
+    assert all({CHAMPION, EDGE} <= set(c["targets"]) for c in done.detail["candidates"] if c["outcome"] != "stopped")
+    promotions = there.process().journal.promotions(None)
+    assert [p.alias for p in promotions[:2]] == [CHAMPION, EDGE]
+
+
 def test_rolling_back_one_target_leaves_the_other(tmp_path: Path) -> None:
     there = world(tmp_path)
     run(there.process())
