@@ -1,5 +1,7 @@
 """Kill -9 at random moments of the demo, each followed by a start that completes; the champion must load in between.
 
+No step of the search that was finished before a kill may be built again.
+
 A second process asks the registry for the champion every few seconds all the while, fetches its files, checks their
 digests and lets it predict.
 """
@@ -23,6 +25,7 @@ import numpy as np
 import onnxruntime
 from figures import save
 
+from trimtab.journal import Journal
 from trimtab_mlflow.registry import MlflowRegistry
 
 TRIMTAB = Path(sys.executable).with_name("trimtab")
@@ -52,6 +55,15 @@ def look(home: Path) -> int:
         session = onnxruntime.InferenceSession(package / "model" / "model.onnx")
         out = session.run(["probabilities"], {"image": np.zeros((2, 1, 32, 32), np.float32)})[0]
     return 0 if np.isfinite(out).all() else 1
+
+
+def steps(folder: Path) -> list[str]:
+    """Return the fingerprint of every step that the demo's journal says was built, each time that it was."""
+    path = folder / ".trimtab" / "digits" / "journal.db"
+    if not path.is_file():
+        return []
+    told = Journal(f"sqlite:///{path}", "digits").records("step")
+    return [str(detail["fingerprint"]) for _, _, detail in told]
 
 
 class Watcher(threading.Thread):
@@ -86,9 +98,10 @@ def one(folder: Path, moment: float) -> dict[str, Any]:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         killed = True
-    loads = champion_loads(folder)
+    loads, before = champion_loads(folder), steps(folder)
     begin = time.perf_counter()
     code = start(folder).wait()
+    after = steps(folder)
     status = json.loads(
         subprocess.run([TRIMTAB, "status", "--json"], cwd=folder, check=True, capture_output=True, text=True).stdout
     )
@@ -98,6 +111,9 @@ def one(folder: Path, moment: float) -> dict[str, Any]:
         "ended_before_with": process.returncode,
         "champion_loaded_after_kill": loads,
         "exit": code,
+        "steps_before": len(before) if killed else 0,
+        "steps": len(after),
+        "steps_built_again": len(after) - len(set(after)),
         "seconds_again": time.perf_counter() - begin,
         "champion": status["aliases"].get("champion"),
         "versions": len(status["versions"]),
@@ -132,6 +148,8 @@ def main() -> None:
     figures = {
         "kills": sum(r["killed"] for r in runs),
         "completed": len(good),
+        "killed_between_steps": sum(0 < r["steps_before"] < r["steps"] for r in runs),
+        "steps_built_again": sum(r["steps_built_again"] for r in runs),
         "champion_looked_at": watcher.looks,
         "champion_failed_to_load": watcher.failures + sum(r["champion_loaded_after_kill"] is False for r in runs),
         "runs": runs,

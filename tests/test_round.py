@@ -1,6 +1,7 @@
 """One round from the inside: the ladder, what is tried first, what is built once, and what failing comes to."""
 
 import dataclasses
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Iterator
@@ -147,7 +148,7 @@ def test_a_round_that_goes_on_has_only_the_minutes_that_are_left(tmp_path: Path)
             break
     asked = request_by_hand(there.process(), "curious")
     step = {"round": asked.operation, "fingerprint": "f", "technique": "recentre", "seconds": 61.0, "effort": 0}
-    parts.journal.record("step", step, "step:f")
+    parts.journal.record("step", step)
     done = optimize(there.process(), asked)
     assert [c["outcome"] for c in done.detail["candidates"]] == ["stopped"] * len(done.detail["candidates"])
     assert "the round's minutes were spent" in done.detail["candidates"][0]["reasons"][0]
@@ -200,3 +201,32 @@ def test_recipes_beyond_the_number_of_candidates_are_listed_as_not_begun(tmp_pat
     asked = first_round(world(tmp_path, candidates=1, recipes=own).process())
     assert [c["outcome"] for c in asked.detail["candidates"]][1] == "stopped"
     assert "optimize.candidates: 1 were tried" in asked.detail["candidates"][1]["reasons"][0]
+
+
+def test_killed_in_the_middle_of_a_search_no_finished_step_is_built_again(tmp_path: Path) -> None:
+    many = ["recentre", {"linger": {"which": list(range(12))}}, "convert"]
+    there = world(tmp_path, techniques=many, candidates=30, finalists=2)
+    parts = there.process()
+    for report in loop.watch(parts, replay=True):
+        if report.window == 1:
+            break
+    asked = request_by_hand(parts, "curious")
+    child = multiprocessing.get_context("fork").Process(target=lambda: optimize(there.process(), asked))
+    child.start()
+    while len(prints(parts)) < 8:
+        assert child.is_alive(), "it ended before it could be killed"
+        time.sleep(0.02)
+    child.kill()
+    child.join()
+    before = prints(parts)
+    done = optimize(there.process(), asked)
+    after = prints(parts)
+    assert done.outcome in ("promoted", "kept")
+    assert after[: len(before)] == before
+    assert len(after) > len(before)
+    assert len(after) == len(set(after))
+    assert not [c for c in done.detail["candidates"] if c["outcome"] in ("stopped", "failed")]
+
+
+def prints(parts: Parts) -> list[str]:
+    return [str(detail["fingerprint"]) for _, _, detail in parts.journal.records("step")]

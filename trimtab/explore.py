@@ -123,8 +123,8 @@ class Explorer:
         return self.kitchen.build(recipe, formats, call, self._tell, self.deadline)
 
     def _tell(self, step: Mapping[str, object]) -> None:
-        """Write a step into the journal as soon as it is built."""
-        self.parts.journal.record("step", {"round": self.operation, **step}, f"step:{step['fingerprint']}")
+        """Write a step into the journal as soon as it is built, each time that it is."""
+        self.parts.journal.record("step", {"round": self.operation, **step})
 
     def _look(self, recipe: Recipe, candidate: Candidate) -> Entry:
         """Look at a candidate on every target, there on every runtime that takes it; the fastest one counts."""
