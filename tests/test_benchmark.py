@@ -1,10 +1,9 @@
 """Measuring: what counts as right, how sure a share is, and what was measured is kept."""
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import fakes
+from tests.timed import ROWS, Works
 from trimtab.artifact import Model, write_json
 from trimtab.benchmark import Quality, Scores
 from trimtab.data import Data, Role, Rows
@@ -25,35 +25,7 @@ from trimtab.runtime import Target
 from trimtab.timing import Latency
 from trimtab.window import Arrays
 
-ROWS = Rows(
-    {"numeric": np.arange(60, dtype=np.float32).reshape(30, 2)},
-    np.arange(30) % 2,
-    np.arange(30, dtype=np.uint64),
-)
-
-
-@pytest.fixture(autouse=True)
-def lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What else is being measured on this machine must not hold these tests up."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-
-@dataclasses.dataclass
-class Works:
-    """Works for as many turns of a loop as told: time that a busy machine stretches for both alike."""
-
-    turns: int = 300
-    batches: list[int] = dataclasses.field(default_factory=list)
-
-    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        return {"probabilities": self.predict(inputs)}
-
-    def predict(self, inputs: Arrays) -> npt.NDArray[np.float32]:
-        self.batches.append(len(inputs["numeric"]))
-        for _ in range(self.turns):
-            pass
-        return np.tile(np.array([[0.2, 0.8]], np.float32), (len(inputs["numeric"]), 1))
-
+pytestmark = pytest.mark.usefixtures("lock_of_its_own")
 
 # quality
 

@@ -2,7 +2,6 @@
 
 import shutil
 import socket
-import tempfile
 import threading
 import time
 import urllib.request
@@ -21,6 +20,8 @@ from trimtab.settings import Project
 from trimtab_prometheus.exporter import exposed, serve
 from trimtab_prometheus.metrics import METRICS, families, read
 
+pytestmark = pytest.mark.usefixtures("lock_of_its_own")
+
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -28,11 +29,6 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with shelf.installed(tmp_path_factory.mktemp("site")):
         yield
-
-
-@pytest.fixture(autouse=True)
-def lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def drifting(name: str) -> str:

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ from trimtab.round import optimize, request_by_hand
 from trimtab.runtime import CHAMPION
 from trimtab.trigger import Action
 
+pytestmark = pytest.mark.usefixtures("lock_of_its_own")
+
 ONE_CANDIDATE = {"optimize": {"techniques": ["recentre", "convert"]}}
 
 
@@ -30,12 +31,6 @@ ONE_CANDIDATE = {"optimize": {"techniques": ["recentre", "convert"]}}
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with fakes.installed(tmp_path_factory.mktemp("site")):
         yield
-
-
-@pytest.fixture(autouse=True)
-def lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What else is being measured on this machine must not hold these tests up."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def calm(seed: int, *further: Any) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trimtab.artifact import ONNX, OPENVINO, Model
+from trimtab.artifact import OPENVINO, Model
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import ArtifactError, DataError, OutOfTimeError, PluginError
 from trimtab.technique import Job
@@ -194,12 +194,8 @@ def test_quantizing_gives_up_when_the_time_is_spent(bench: Bench) -> None:
 
 def test_what_cannot_be_quantized_says_why(bench: Bench, tmp_path: Path) -> None:
     nothing = Data.write(tmp_path / "none", {Role.TRAIN: bench.rows.take(np.zeros(0, np.int64))})
-    with pytest.raises(DataError, match="no row to calibrate on"):
+    with pytest.raises(DataError, match=r"no row with the role calibration or train; raise data\.split"):
         QuantizeNncf().apply(bench.model, nothing, bench.job())
-    folder = bench.job().folder
-    (folder / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(PluginError, match=r"quantize.nncf failed: .* leave quantize.nncf out"):
-        QuantizeNncf().apply(Model.at(folder, ONNX), bench.data, bench.job())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Networks that are not ours go through a whole round: a winner no worse, or a verdict that says why there is none."""
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from trimtab.registry import MemoryRegistry
 from trimtab.runtime import CHAMPION
 from trimtab.settings import Project
 
+pytestmark = pytest.mark.usefixtures("lock_of_its_own")
+
 CLASSES = 4
 ROWS = 900
 TRAINING = {"epochs": 4, "learning_rate": 0.05, "batch_size": 32}
@@ -28,11 +29,6 @@ TRAINING = {"epochs": 4, "learning_rate": 0.05, "batch_size": 32}
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with fakes.installed(tmp_path_factory.mktemp("site")):
         yield
-
-
-@pytest.fixture(autouse=True)
-def lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def patterns(shape: tuple[int, ...], rows: int, seed: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

@@ -1,6 +1,5 @@
 """A regression from first champion to promotion: a line through numbers, fitted anew when they move."""
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from trimtab.technique import About, Job
 from trimtab.window import Arrays, Feature, Schema, Task
 from trimtab_evidently.drift import Drift
 from trimtab_evidently.integrity import Integrity
+
+pytestmark = pytest.mark.usefixtures("lock_of_its_own")
 
 SLOPES = np.array([2.0, -1.0, 0.5])
 
@@ -127,12 +128,6 @@ POINTS = {
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with fakes.installed(tmp_path_factory.mktemp("site"), POINTS, __name__):
         yield
-
-
-@pytest.fixture(autouse=True)
-def lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What else is being measured on this machine must not hold these tests up."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def world(tmp_path: Path, *parts: pd.DataFrame, **changes: Any) -> fakes.World:

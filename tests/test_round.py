@@ -2,7 +2,6 @@
 
 import dataclasses
 import multiprocessing
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,8 @@ from trimtab.parts import Parts
 from trimtab.round import optimize, request_by_hand
 from trimtab.runtime import CHAMPION
 
+pytestmark = pytest.mark.usefixtures("lock_of_its_own")
+
 ALL = ["follow", "recentre", {"drop": {"columns": [1, 2]}}, "mimic", "convert", "spoil"]
 
 
@@ -24,11 +25,6 @@ ALL = ["follow", "recentre", {"drop": {"columns": [1, 2]}}, "mimic", "convert", 
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with fakes.installed(tmp_path_factory.mktemp("site")):
         yield
-
-
-@pytest.fixture(autouse=True)
-def lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def world(tmp_path: Path, **optimize: Any) -> fakes.World:

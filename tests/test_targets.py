@@ -1,7 +1,6 @@
 """Several targets from one round: each has its own winner, its own runtime, its own alias; none disturbs another."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from trimtab.round import optimize, request_by_hand
 from trimtab.runtime import CHAMPION
 from trimtab.settings import Project
 
+pytestmark = pytest.mark.usefixtures("lock_of_its_own")
+
 EDGE, BATCH = "champion-edge", "champion-batch"
 SERVER = {"runtime": "numpy", "prefer": "quality"}
 TARGETS = [SERVER, {"name": "edge", "runtime": "numpy", "max_size_mb": 0.00012, "max_quality_drop": 0.3}]
@@ -27,11 +28,6 @@ GAIN_IN_SIZE = {"max_slowdown": 99.0, "min_gain": 0.05, "max_quality_drop": 0.05
 def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with fakes.installed(tmp_path_factory.mktemp("site")):
         yield
-
-
-@pytest.fixture(autouse=True)
-def lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def world(tmp_path: Path, **changes: Any) -> fakes.World:

@@ -17,6 +17,7 @@ import onnx
 import pytest
 
 from tests import fakes, told
+from tests.timed import ROWS, Works
 from trimtab.artifact import Model, write_json
 from trimtab.data import Rows
 from trimtab.duel import Latency
@@ -26,34 +27,7 @@ from trimtab.memory import growth
 from trimtab.timing import compare, measuring_lock, peak_memory, race
 from trimtab.window import Arrays
 
-ROWS = Rows(
-    {"numeric": np.arange(60, dtype=np.float32).reshape(30, 2)},
-    np.arange(30) % 2,
-    np.arange(30, dtype=np.uint64),
-)
-
-
-@pytest.fixture(autouse=True)
-def lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What else is being measured on this machine must not hold these tests up."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-
-@dataclasses.dataclass
-class Works:
-    """Works for as many turns of a loop as told: time that a busy machine stretches for both alike."""
-
-    turns: int = 300
-    batches: list[int] = dataclasses.field(default_factory=list)
-
-    def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        return {"probabilities": self.predict(inputs)}
-
-    def predict(self, inputs: Arrays) -> npt.NDArray[np.float32]:
-        self.batches.append(len(inputs["numeric"]))
-        for _ in range(self.turns):
-            pass
-        return np.tile(np.array([[0.2, 0.8]], np.float32), (len(inputs["numeric"]), 1))
+pytestmark = pytest.mark.usefixtures("lock_of_its_own")
 
 
 class Sleeps(Works):

@@ -120,6 +120,22 @@ class Data:
             segments = file["segments"] if "segments" in file.files else None
             return Rows(inputs, file["labels"], file["groups"], segments)
 
+    def first(self, most: int, *roles: Role) -> Rows:
+        """Return the first rows of the first of some roles that has any.
+
+        Raises
+        ------
+        DataError
+            When none has.
+        """
+        for role in roles:
+            rows = self.rows(role)
+            if len(rows):
+                return rows.take(np.arange(min(most, len(rows))))
+        raise DataError(
+            f"there is no row with the role {' or '.join(roles)}; raise data.split.calibration or data.split.train"
+        )
+
 
 def assign(
     keys: Sequence[object], shares: Mapping[Role, float], secret: str

@@ -241,8 +241,10 @@ class Kitchen:
             except TrimtabError:
                 raise
             except Exception as error:  # a plugin may raise anything; the round goes on without this candidate
+                what = " ".join(str(error).split())[:300]
                 raise PluginError(
-                    f"technique {technique.about.name!r} raised {type(error).__name__}: {error}"
+                    f"technique {technique.about.name!r} raised {type(error).__name__}: {what}; "
+                    "mend it, or leave it out of optimize.techniques"
                 ) from error
             told = {"technique": technique.about.name, "effort": effort_of(technique, made.facts)}
             write_json(draft / "step.json", told | {"seconds": time.perf_counter() - begin})

@@ -19,12 +19,13 @@ import onnx
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from trimtab.agreement import Outputs, loss
 from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role, Rows
-from trimtab.errors import DataError, OutOfTimeError, PluginError, SettingsError, TrimtabError, nearest
+from trimtab.errors import OutOfTimeError, PluginError, SettingsError, nearest
 from trimtab.technique import About, Job
 from trimtab_onnx.runtime import OnnxRuntime
-from trimtab_onnx.sensitivity import Answers, Outcome, loss, put_back
+from trimtab_onnx.sensitivity import Outcome, put_back
 from trimtab_onnx.slim import slim
 
 __all__ = ["QuantizeStatic"]
@@ -124,11 +125,11 @@ class QuantizeStatic:
         OutOfTimeError
             When ``job.deadline`` passes while it looks for sensitive layers.
         PluginError
-            When the graph has nothing to quantize, or onnxruntime fails at it.
+            When the graph has nothing to quantize.
         SettingsError
             When ``keep_float`` names a layer that the model does not have.
         """
-        rows = _first(data, self.rows, Role.CALIBRATION, Role.TRAIN)
+        rows = data.first(self.rows, Role.CALIBRATION, Role.TRAIN)
         graph = onnx.load(str(model.folder / "model.onnx"), load_external_data=False).graph
         outputs = [o.name for o in graph.output]
         if any(node.op_type == "QuantizeLinear" for node in graph.node):
@@ -136,20 +137,13 @@ class QuantizeStatic:
                 "quantize.static takes a float model, and this one is quantized; leave one of the two out"
             )
         with tempfile.TemporaryDirectory() as scratch, _quiet():
-            try:
-                # Infers every shape and folds constants, without which the quantizer misses nodes.
-                prepared = Path(scratch) / "prepared.onnx"
-                quant_pre_process(str(model.folder / "model.onnx"), str(prepared), auto_merge=True)
-                layers = layers_of(onnx.load(str(prepared)).graph)
-                draft = _Draft(self, prepared, layers, rows, _kept(self.keep_float, layers))
-                outcome = self._settle(model, draft, _first(data, self.rows, Role.SEARCH, Role.CALIBRATION), job)
-            except TrimtabError:
-                raise
-            except Exception as error:  # onnxruntime's quantizer raises whatever it trips over
-                raise PluginError(
-                    f"quantize.static failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}; "
-                    "leave quantize.static out of optimize.techniques"
-                ) from error
+            # Infers every shape and folds constants, without which the quantizer misses nodes.
+            prepared = Path(scratch) / "prepared.onnx"
+            quant_pre_process(str(model.folder / "model.onnx"), str(prepared), auto_merge=True)
+            layers = layers_of(onnx.load(str(prepared)).graph)
+            draft = _Draft(self, prepared, layers, rows, _kept(self.keep_float, layers))
+            judged = data.first(self.rows, Role.SEARCH, Role.CALIBRATION, Role.TRAIN)
+            outcome = self._settle(model, draft, judged, job)
             quantized = slim(onnx.load(str(draft.path)))
         if (found := [o.name for o in quantized.graph.output]) != outputs:
             raise PluginError(f"quantize.static changed the outputs {outputs} into {found}; leave it out")
@@ -178,7 +172,7 @@ class QuantizeStatic:
                     "or set quantize.static.max_drop: null"
                 )
             draft.write(in_float)
-            after: Answers = runtime.load(draft.model, job.threads).predict(rows.inputs)
+            after: Outputs = runtime.load(draft.model, job.threads).predict(rows.inputs)
             return loss(before, after)
 
         free = [name for name in draft.layers if name not in draft.kept]
@@ -286,15 +280,6 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         part = np.arange(self._start, min(self._start + self._chunk, len(self._rows)))
         self._start += self._chunk
         return dict(self._rows.take(part).inputs) if len(part) else None
-
-
-def _first(data: Data, most: int, *roles: Role) -> Rows:
-    """Return the first rows of the first role that has some, calibration and training rows last."""
-    for role in (*roles, Role.TRAIN):
-        rows = data.rows(role)
-        if len(rows):
-            return rows.take(np.arange(min(most, len(rows))))
-    raise DataError("quantize.static has no row to calibrate on; raise data.split.calibration or data.split.train")
 
 
 @contextlib.contextmanager

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import openvino
 
+from trimtab.agreement import Outputs, loss
 from trimtab.artifact import ONNX, OPENVINO, Model, write_json
 from trimtab.data import Data, Role, Rows
-from trimtab.errors import DataError, OutOfTimeError, PluginError, TrimtabError
+from trimtab.errors import OutOfTimeError, PluginError
 from trimtab.technique import About, Job
 from trimtab_openvino.graph import FILES, MAIN, fold, read, write
 
@@ -25,8 +26,6 @@ __all__ = ["QuantizeNncf"]
 
 PRESETS = {"performance": nncf.QuantizationPreset.PERFORMANCE, "mixed": nncf.QuantizationPreset.MIXED}
 WEIGHTED = frozenset({"Convolution", "GroupConvolution", "ConvolutionBackpropData", "MatMul"})
-
-Answers = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -93,24 +92,16 @@ class QuantizeNncf:
         OutOfTimeError
             When ``job.deadline`` passes while NNCF looks for sensitive operations.
         PluginError
-            When the network has nothing to quantize, or OpenVINO or NNCF fails at it.
+            When the network has nothing to quantize.
         """
-        rows = _first(data, self.rows, Role.CALIBRATION, Role.TRAIN)
-        judged = _first(data, self.rows, Role.SEARCH, Role.CALIBRATION, Role.TRAIN)
-        try:
-            with _quiet():
-                network = fold(_unquantized(read(model.folder / FILES[ONNX])))
-                control = _Control(network, judged, job)
-                quantized = self._quantize(network, rows, control)
-                write(quantized, job.folder)
-                lost = control.lost(_compiled(quantized))
-        except TrimtabError:
-            raise
-        except Exception as error:  # NNCF and OpenVINO raise whatever they trip over
-            raise PluginError(
-                f"quantize.nncf failed: {type(error).__name__}: {' '.join(str(error).split())[:300]}; "
-                "leave quantize.nncf out of optimize.techniques"
-            ) from error
+        rows = data.first(self.rows, Role.CALIBRATION, Role.TRAIN)
+        judged = data.first(self.rows, Role.SEARCH, Role.CALIBRATION, Role.TRAIN)
+        with _quiet():
+            network = fold(_unquantized(read(model.folder / FILES[ONNX])))
+            control = _Control(network, judged, job)
+            quantized = self._quantize(network, rows, control)
+            write(quantized, job.folder)
+            lost = control.lost(_compiled(quantized))
         count = sum(op.get_type_name() == "FakeQuantize" for op in quantized.get_ops())
         facts = {"preset": self.preset, "calibration_rows": len(rows), "quantizers": count, "lost": lost}
         write_json(job.folder / "facts.json", {**model.facts, **facts})
@@ -147,33 +138,21 @@ class _Control:
                 "or set quantize.nncf.max_drop: null"
             )
         index = np.fromiter(rows, dtype=np.int64)
-        return 1.0 - _loss(self._before[index], self._answers(compiled, index)), None
+        return 1.0 - loss(self._before[index], self._answers(compiled, index)), None
 
     def lost(self, compiled: openvino.CompiledModel) -> float:
         """Return what is lost on all rows, as a fraction."""
-        return _loss(self._before, self._answers(compiled, np.arange(len(self.rows))))
+        return loss(self._before, self._answers(compiled, np.arange(len(self.rows))))
 
-    def _answers(self, compiled: openvino.CompiledModel, index: npt.NDArray[np.int64]) -> Answers:
+    def _answers(self, compiled: openvino.CompiledModel, index: npt.NDArray[np.int64]) -> Outputs:
         inputs = {port.any_name for port in compiled.inputs}
         part = {name: values[index] for name, values in self.rows.inputs.items() if name in inputs}
-        answers: Answers = compiled(part)[self._main].copy()
+        answers: Outputs = compiled(part)[self._main].copy()
         return answers
 
 
 def _compiled(network: openvino.Model) -> openvino.CompiledModel:
     return openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-
-
-def _loss(before: Answers, after: Answers) -> float:
-    """Return how much is lost by answering ``after``: the chosen class's probability, or a change in deviations.
-
-    As ``quantize.static`` counts it: of probabilities, the share of right answers that is lost if the
-    model's own probabilities are true; of numbers, the root mean square of the change over their spread.
-    """
-    if before.shape[1] == 1:
-        return float(np.sqrt(((after - before).astype(np.float64) ** 2).mean()) / (float(before.std()) or 1.0))
-    chosen = before[np.arange(len(before)), after.argmax(axis=1)]
-    return round(float((before.max(axis=1) - chosen).mean(dtype=np.float64)), 9)
 
 
 def _unquantized(network: openvino.Model) -> openvino.Model:
@@ -208,14 +187,6 @@ def _dataset(rows: Rows) -> nncf.Dataset:
     return nncf.Dataset(
         range(len(rows)), lambda row: {name: values[row : row + 1] for name, values in rows.inputs.items()}
     )
-
-
-def _first(data: Data, most: int, *roles: Role) -> Rows:
-    for role in roles:
-        rows = data.rows(role)
-        if len(rows):
-            return rows.take(np.arange(min(most, len(rows))))
-    raise DataError("quantize.nncf has no row to calibrate on; raise data.split.calibration or data.split.train")
 
 
 @contextlib.contextmanager

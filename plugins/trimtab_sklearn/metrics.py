@@ -47,7 +47,27 @@ def _macro(values: Floats, rows: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class F1:
+class _OfClasses:
+    """What metrics of a classification have in common."""
+
+    task: ClassVar[Task] = "classification"
+    larger_is_better: ClassVar[bool] = True
+    relative: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class _OneOfTwo(_OfClasses):
+    """What metrics have in common that look at one class of two, or at all of more."""
+
+    positive: int = -1
+
+    def __post_init__(self) -> None:
+        if self.positive not in (-1, 0, 1):
+            raise ValueError(f"positive must be 0, 1 or -1 (the last of two classes), got {self.positive}")
+
+
+@dataclass(frozen=True)
+class F1(_OneOfTwo):
     """Harmonic mean of precision and recall of one class of two; of more, the mean over the classes that occur.
 
     Parameters
@@ -62,16 +82,7 @@ class F1:
     0.666...
     """
 
-    positive: int = -1
-
     name: ClassVar[str] = "f1"
-    task: ClassVar[Task] = "classification"
-    larger_is_better: ClassVar[bool] = True
-    relative: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.positive not in (-1, 0, 1):
-            raise ValueError(f"positive must be 0, 1 or -1 (the last of two classes), got {self.positive}")
 
     def score(self, outputs: Outputs, labels: Labels, weights: Floats | None = None) -> float:
         """Return F1; NaN where the class, or every class, is missing from the labels."""
@@ -93,7 +104,7 @@ class F1:
 
 
 @dataclass(frozen=True)
-class BalancedAccuracy:
+class BalancedAccuracy(_OfClasses):
     """Mean over the classes that occur of the share of their rows that are predicted right.
 
     Examples
@@ -104,9 +115,6 @@ class BalancedAccuracy:
     """
 
     name: ClassVar[str] = "balanced_accuracy"
-    task: ClassVar[Task] = "classification"
-    larger_is_better: ClassVar[bool] = True
-    relative: ClassVar[bool] = False
 
     def score(self, outputs: Outputs, labels: Labels, weights: Floats | None = None) -> float:
         """Return the mean recall; NaN without rows."""
@@ -123,7 +131,7 @@ class BalancedAccuracy:
 
 
 @dataclass(frozen=True)
-class AveragePrecision:
+class AveragePrecision(_OneOfTwo):
     """Mean of the precisions at each threshold, weighed by the recall that it gains (no interpolation).
 
     Of two classes that of the class ``positive``; of more, the mean over the classes that occur, each
@@ -141,16 +149,7 @@ class AveragePrecision:
     0.833...
     """
 
-    positive: int = -1
-
     name: ClassVar[str] = "average_precision"
-    task: ClassVar[Task] = "classification"
-    larger_is_better: ClassVar[bool] = True
-    relative: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if self.positive not in (-1, 0, 1):
-            raise ValueError(f"positive must be 0, 1 or -1 (the last of two classes), got {self.positive}")
 
     def score(self, outputs: Outputs, labels: Labels, weights: Floats | None = None) -> float:
         """Return average precision; NaN where the class, or every class, is missing from the labels."""
