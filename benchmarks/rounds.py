@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from trimtab import cli
-from trimtab.journal import Journal, Round
+from trimtab.history import Round
+from trimtab.journal import Journal
 
 NUMBERS = ("width", "height", "weight", "age")
 SORTS = ("oak", "ash", "elm", "fir")

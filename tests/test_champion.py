@@ -13,7 +13,7 @@ from tests import fakes
 from trimtab import champion, loop
 from trimtab.artifact import read_json, write_json
 from trimtab.errors import ArtifactError, InputError
-from trimtab.journal import Promotion
+from trimtab.history import Promotion
 from trimtab.registry import CHALLENGER, PREVIOUS, digests_of
 from trimtab.runtime import CHAMPION
 

@@ -14,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests import fakes, shelf
 from trimtab import champion, loop
 from trimtab.errors import InputError
-from trimtab.journal import Journal, Promotion
+from trimtab.history import Promotion
+from trimtab.journal import Journal
 from trimtab.parts import Parts
 from trimtab.settings import Project
 from trimtab_prometheus.exporter import exposed, serve

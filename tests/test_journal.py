@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trimtab.errors import InternalError, PluginError, ServiceError, SettingsError
-from trimtab.journal import LEASE_SECONDS, Journal, Promotion, Quality
+from trimtab.history import Promotion, Quality
+from trimtab.journal import LEASE_SECONDS, Journal
 from trimtab.monitor import Answer, Finding
 from trimtab.trigger import Action, Decision
 

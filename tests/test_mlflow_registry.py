@@ -102,8 +102,6 @@ def make_model(folder: Path, weight: float = 1.0) -> Model:
 
 
 def candidate(tmp_path: Path, number: int = 1, **changes: Any) -> CandidateLog:
-    report = tmp_path / "report.json"
-    report.write_text("{}")
     values: dict[str, Any] = {
         "operation": f"round-7/candidate-{number}",
         "name": f"candidate {number}",
@@ -113,7 +111,6 @@ def candidate(tmp_path: Path, number: int = 1, **changes: Any) -> CandidateLog:
         "model": make_model(tmp_path / f"candidate-{number}", weight=number),
         "example": {"numeric": np.zeros((2, 3), np.float32)},
         "outputs": {"probabilities": np.zeros((2, 2), np.float32)},
-        "files": (report,),
     }
     return CandidateLog(**{**values, **changes})
 
@@ -232,7 +229,7 @@ def test_the_champion_leads_to_run_round_data_and_rivals(on_mlflow: MlflowRegist
     on_mlflow.set_alias(CHAMPION, 1)
     round_id = on_mlflow.log_round(ROUND)
     on_mlflow.log_candidate(round_id, candidate(tmp_path, 2, model=None, failed=True))
-    on_mlflow.close_round(round_id, "promoted", {"trimtab.winner": "1"}, [tmp_path / "report.json"])
+    on_mlflow.close_round(round_id, "promoted", {"trimtab.winner": "1"})
 
     client = MlflowClient(on_mlflow.url)
     version = client.get_model_version_by_alias("digits", CHAMPION)
@@ -246,7 +243,6 @@ def test_the_champion_leads_to_run_round_data_and_rivals(on_mlflow: MlflowRegist
     parent = client.get_parent_run(run.info.run_id)
     assert (parent.info.run_name, parent.info.status) == ("round 7", "FINISHED")
     assert parent.data.tags["trimtab.outcome"] == "promoted"
-    assert [f.path for f in client.list_artifacts(parent.info.run_id)] == ["report.json"]
     for node in (run, parent):
         inputs = {i.dataset.name: i for i in node.inputs.dataset_inputs}
         assert set(inputs) == {"digits train", "digits judge"}
@@ -336,7 +332,7 @@ def kill(tmp_path: Path, fatal: int, work: Callable[[MlflowRegistry], object]) -
         work(registry)
 
 
-@pytest.mark.parametrize("fatal", range(1, 14))
+@pytest.mark.parametrize("fatal", range(1, 13))
 def test_a_candidate_killed_at_any_write_is_logged_once_and_whole(
     on_mlflow: MlflowRegistry, tmp_path: Path, fatal: int
 ) -> None:
@@ -355,7 +351,6 @@ def test_a_candidate_killed_at_any_write_is_logged_once_and_whole(
     assert len(client.get_metric_history(run.info.run_id, "quality")) == 1
     assert {m.key for m in model.metrics} == {"quality", "latency_ms", "needs_rows"}
     assert len(run.inputs.dataset_inputs) == 2
-    assert [f.path for f in client.list_artifacts(run.info.run_id)] == ["report.json"]
 
 
 def test_a_candidate_measured_again_after_a_crash_keeps_its_first_numbers(
@@ -363,7 +358,7 @@ def test_a_candidate_measured_again_after_a_crash_keeps_its_first_numbers(
 ) -> None:
     on_mlflow.ready()
     round_id = on_mlflow.log_round(ROUND)
-    kill(tmp_path, 10, lambda registry: registry.log_candidate(round_id, candidate(tmp_path)))
+    kill(tmp_path, 9, lambda registry: registry.log_candidate(round_id, candidate(tmp_path)))
     found = on_mlflow.log_candidate(round_id, candidate(tmp_path, metrics={"quality": 0.8}))
     assert [m.value for m in MlflowClient(on_mlflow.url).get_metric_history(found, "quality")] == [0.9]
 

@@ -27,7 +27,7 @@ from tests import fakes, shelf
 from trimtab import loop
 from trimtab.errors import DataError, InputError, PluginError, ServiceError, SettingsError
 from trimtab.executor import Silent
-from trimtab.journal import Round
+from trimtab.history import Round
 from trimtab.loop import Report
 from trimtab.monitor import Answer, Finding
 from trimtab.parts import Parts

@@ -11,7 +11,7 @@ import pytest
 
 from tests import fakes
 from trimtab import loop
-from trimtab.journal import Round
+from trimtab.history import Round
 from trimtab.parts import Parts
 from trimtab.round import optimize, request_by_hand
 from trimtab.runtime import CHAMPION

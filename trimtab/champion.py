@@ -14,7 +14,7 @@ import pandas as pd
 from trimtab.artifact import FLOAT, Model, read_json
 from trimtab.data import assign, group_keys
 from trimtab.errors import ArtifactError, InputError
-from trimtab.journal import Promotion
+from trimtab.history import Promotion
 from trimtab.monitor import Sample
 from trimtab.parts import Parts
 from trimtab.registry import CHALLENGER, PREVIOUS, beside

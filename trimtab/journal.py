@@ -8,25 +8,21 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, select, update
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from trimtab.errors import InternalError, PluginError, ServiceError, SettingsError
+from trimtab.database import connect, explained
+from trimtab.errors import InternalError, ServiceError, SettingsError
+from trimtab.history import Promotion, Quality, Round, WindowRecord, degraded
 from trimtab.monitor import Answer, Finding
 from trimtab.runtime import CHAMPION
 from trimtab.tables import (
-    SCHEMA_VERSION,
-    Base,
     FindingRow,
-    Meta,
     ProjectRow,
     PromotionRow,
     QualityRow,
@@ -37,97 +33,9 @@ from trimtab.tables import (
 )
 from trimtab.trigger import Action, Decision
 
-__all__ = ["LEASE_SECONDS", "SCHEMA_VERSION", "Journal", "Promotion", "Quality", "Round", "WindowRecord", "degraded"]
+__all__ = ["LEASE_SECONDS", "Journal"]
 
 LEASE_SECONDS = 90.0
-
-
-@dataclass(frozen=True)
-class Quality:
-    """The project's metric of one version on the ``rows`` labelled rows of one window.
-
-    ``value`` is NaN where the rows do not determine it (none of the class that counts), or where the
-    version's outputs are not numbers.
-    """
-
-    window: int
-    version: int
-    value: float
-    rows: int
-
-    @property
-    def told(self) -> bool:
-        """Whether there is a value to tell."""
-        return self.rows > 0 and math.isfinite(self.value)
-
-
-@dataclass(frozen=True)
-class WindowRecord:
-    """A checked window as the journal tells it."""
-
-    number: int
-    start: str
-    end: str
-    rows: int
-    champion: int | None
-    labelled: bool
-    action: Action | None
-    reasons: tuple[str, ...]
-    seconds: float
-    at: str
-
-
-@dataclass(frozen=True)
-class Promotion:
-    """One change of champion: which version took which alias, as which of the project's changes in order."""
-
-    epoch: int
-    version: int
-    operation: str
-    kind: str
-    detail: Mapping[str, Any]
-    at: str
-    alias: str = CHAMPION
-
-
-@dataclass(frozen=True)
-class Round:
-    """One optimization as the journal tells it.
-
-    Parameters
-    ----------
-    operation
-        Its operation id, derived from what caused it.
-    window
-        The window that had closed when it was requested.
-    cause
-        ``worse``, ``moved``, ``first``, or the reason that a person gave.
-    state
-        ``requested``, ``running`` or ``closed``.
-    outcome
-        ``promoted``, ``degraded``, ``kept`` (nothing better, and nothing was wrong), ``lost`` (another
-        promotion came first) or ``failed``; None before it is closed.
-    epoch
-        The newest promotion when it was requested: what its own promotion must follow.
-    detail
-        Candidates with scores and verdicts, what was gained, the MLflow run.
-    """
-
-    operation: str
-    window: int
-    cause: str
-    reasons: tuple[str, ...]
-    state: str
-    outcome: str | None
-    epoch: int
-    detail: Mapping[str, Any]
-    requested: str
-    closed: str | None
-
-    @property
-    def degrades(self) -> bool:
-        """Whether it was opened because the champion is worse."""
-        return self.cause == "worse"
 
 
 class Journal:
@@ -152,7 +60,7 @@ class Journal:
 
     def __init__(self, url: str, project: str) -> None:
         self.project = project
-        self.engine = _connect(url)
+        self.engine = connect(url)
 
     # projects
 
@@ -534,89 +442,18 @@ class Journal:
     @contextmanager
     def _read(self) -> Iterator[Session]:
         reading = self.engine.execution_options(reading=True)
-        with _explained(self.engine), Session(reading, expire_on_commit=False) as session:
+        with explained(self.engine), Session(reading, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def _write(self) -> Iterator[Session]:
-        with _explained(self.engine), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with explained(self.engine), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
-
-
-def degraded(rounds: Sequence[Round]) -> bool:
-    """Tell whether a round ended without a winner though the champion is worse; only a promotion ends that."""
-    told = [
-        r.outcome for r in rounds if r.outcome in ("promoted", "degraded") or (r.degrades and r.outcome == "failed")
-    ]
-    return bool(told) and told[-1] != "promoted"
 
 
 def now() -> str:
     """Return the present instant in UTC as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _connect(url: str) -> Engine:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise SettingsError(
-            "journal.url is no database's address; write one such as sqlite:///journal.db or "
-            "postgresql+psycopg://user@host/database"
-        ) from error
-    if parsed.drivername.startswith("sqlite") and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        engine = create_engine(parsed)
-    except (ImportError, NoSuchModuleError) as error:
-        raise PluginError(
-            f"journal.url {parsed.render_as_string()}: the driver {parsed.drivername!r} is not installed "
-            f"({error}); install it, or name another in front of ://"
-        ) from error
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _make_durable)
-        event.listen(engine, "begin", _begin_at_once)
-    with _explained(engine):
-        _create_tables(engine)
-    return engine
-
-
-def _create_tables(engine: Engine) -> None:
-    with engine.begin() as connection:
-        Base.metadata.create_all(connection)
-        with Session(connection) as session:
-            row = session.get(Meta, "schema_version")
-            if row is None:
-                session.add(Meta(key="schema_version", value=str(SCHEMA_VERSION)))
-                session.commit()
-            elif int(row.value) != SCHEMA_VERSION:
-                raise ServiceError(
-                    f"the journal at {engine.url.render_as_string()} has schema version {row.value}, this trimtab "
-                    f"reads {SCHEMA_VERSION}; install the trimtab that wrote it, or name another journal.url"
-                )
-
-
-def _make_durable(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # SQLAlchemy sends BEGIN itself, below
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin_at_once(connection: Any) -> None:
-    """Take SQLite's write lock at the start: a read that turns into a write can lose the race without waiting."""
-    reading = connection.get_execution_options().get("reading", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-
-@contextmanager
-def _explained(engine: Engine) -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise ServiceError(
-            f"the journal at {engine.url.render_as_string()} did not take the write or the read "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); check journal.url, the disk and its rights"
-        ) from error
 
 
 def _alive(owner: str | None) -> bool:

@@ -17,7 +17,7 @@ from trimtab.benchmark import Scores
 from trimtab.candidate import Candidate
 from trimtab.data import Role
 from trimtab.entry import Entry, Glance
-from trimtab.journal import Round
+from trimtab.history import Round
 from trimtab.parts import Parts
 from trimtab.pick import Pick
 from trimtab.registry import CandidateLog, DatasetLog, RoundLog, Version

@@ -12,7 +12,7 @@ import numpy as np
 from trimtab import champion, first, round
 from trimtab.data import Rows
 from trimtab.errors import ArtifactError, DataError, InputError, ServiceError, SettingsError
-from trimtab.journal import Quality, Round
+from trimtab.history import Quality, Round
 from trimtab.metric import answer, score
 from trimtab.monitor import Answer, Finding, Monitor, Sample
 from trimtab.parts import Parts

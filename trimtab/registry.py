@@ -65,8 +65,6 @@ class CandidateLog:
         Inputs of a few rows, for the signature: arrays by input name.
     setup
         The runtime that loads it, or None where it was never loaded.
-    files
-        Further files (a report, the scores as JSON) to keep with the run.
     failed
         Whether it ended in an error.
     """
@@ -80,7 +78,6 @@ class CandidateLog:
     example: Mapping[str, object] = field(default_factory=dict)
     outputs: Mapping[str, object] = field(default_factory=dict)
     setup: Setup | None = None
-    files: Sequence[Path] = ()
     failed: bool = False
 
 
@@ -148,8 +145,8 @@ class Registry(Protocol):
         """Log (or find) a candidate's nested run under its round, with its model, and return its id."""
         ...
 
-    def close_round(self, round_id: str, outcome: str, tags: Mapping[str, str], files: Sequence[Path] = ()) -> None:
-        """End the round's run with its outcome; files are kept with it."""
+    def close_round(self, round_id: str, outcome: str, tags: Mapping[str, str]) -> None:
+        """End the round's run with its outcome."""
         ...
 
     def create_version(
@@ -226,7 +223,7 @@ class MemoryRegistry:
         self.candidates.setdefault(log.operation, (round_id, log))
         return log.operation
 
-    def close_round(self, round_id: str, outcome: str, tags: Mapping[str, str], files: Sequence[Path] = ()) -> None:
+    def close_round(self, round_id: str, outcome: str, tags: Mapping[str, str]) -> None:
         """Remember the outcome."""
         self.ready()
         self.outcomes[round_id] = outcome

@@ -11,7 +11,8 @@ from trimtab.benchmark import CONFIDENCE
 from trimtab.entry import Entry
 from trimtab.errors import InputError, ServiceError, TrimtabError
 from trimtab.explore import Costs, Explorer
-from trimtab.journal import LEASE_SECONDS, Promotion, Round
+from trimtab.history import Promotion, Round
+from trimtab.journal import LEASE_SECONDS
 from trimtab.jury import good_enough, judge, winners
 from trimtab.lineage import Context, outcome_tags, with_promoted
 from trimtab.pareto import order

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 
 from trimtab import loop, round
 from trimtab.executor import Progress
-from trimtab.journal import Round
+from trimtab.history import Round
 from trimtab.loop import Report
 from trimtab.parts import assemble
 from trimtab.settings import Project

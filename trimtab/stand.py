@@ -11,7 +11,7 @@ import numpy as np
 from trimtab import champion, rows
 from trimtab.data import Role
 from trimtab.evidence import Bench
-from trimtab.journal import Promotion, Round
+from trimtab.history import Promotion, Round
 from trimtab.lineage import Context
 from trimtab.loadable import Loadable
 from trimtab.metric import answer

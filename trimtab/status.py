@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from trimtab.errors import TrimtabError
-from trimtab.journal import Journal, Promotion, Quality, Round, degraded
+from trimtab.history import Promotion, Quality, Round, degraded
+from trimtab.journal import Journal
 from trimtab.monitor import Answer, Finding
 from trimtab.registry import CHALLENGER, PREVIOUS, Registry, beside
 from trimtab.runtime import CHAMPION

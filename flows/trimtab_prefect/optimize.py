@@ -6,7 +6,7 @@ from prefect import flow
 
 from trimtab import round
 from trimtab.errors import InputError
-from trimtab.journal import Round
+from trimtab.history import Round
 from trimtab.parts import Parts
 from trimtab_prefect import tell
 from trimtab_prefect.carry import open_parts

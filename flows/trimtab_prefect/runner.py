@@ -13,7 +13,7 @@ from prefect.exceptions import PrefectException
 
 from trimtab.errors import ServiceError
 from trimtab.executor import Progress
-from trimtab.journal import Round
+from trimtab.history import Round
 from trimtab.loop import Report
 from trimtab.parts import assemble
 from trimtab.settings import Project

@@ -18,7 +18,7 @@ from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 
 from trimtab.errors import ServiceError
-from trimtab.journal import Round
+from trimtab.history import Round
 from trimtab.loop import Report
 from trimtab.monitor import Answer, Finding
 from trimtab.parts import Parts

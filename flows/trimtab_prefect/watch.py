@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from trimtab import loop
-from trimtab.journal import Round
+from trimtab.history import Round
 from trimtab.loop import Report
 from trimtab.parts import Parts
 from trimtab_prefect import tell

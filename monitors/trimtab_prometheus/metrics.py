@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from trimtab.journal import Journal, Promotion, Quality, Round, WindowRecord
+from trimtab.history import Promotion, Quality, Round, WindowRecord
+from trimtab.journal import Journal
 from trimtab.monitor import Finding
 from trimtab.status import state
 from trimtab.trigger import Action

@@ -125,7 +125,7 @@ class MlflowRegistry:
 
     @reports
     def log_candidate(self, round_id: str, log: CandidateLog) -> str:
-        """Log (or find, or complete) a candidate's nested run, with its model, metrics and files, and return its id."""
+        """Log (or find, or complete) a candidate's nested run, with its model and metrics, and return its id."""
         run = self._run_of(log.operation)
         if run is None:
             run = self._new_run(log.operation, log.name, {**log.tags, PARENT_RUN: round_id})
@@ -136,17 +136,17 @@ class MlflowRegistry:
             self._log_inputs(run, self._client.get_run(round_id).inputs.dataset_inputs)
         model_id = None if log.model is None else log_model(self._client, run, log, log.model)
         self._log_metrics(run, log.metrics, model_id)
-        self._end(run, log.files, "FAILED" if log.failed else "FINISHED")
+        self._client.set_terminated(run.info.run_id, "FAILED" if log.failed else "FINISHED")
         return str(run.info.run_id)
 
     @reports
-    def close_round(self, round_id: str, outcome: str, tags: Mapping[str, str], files: Sequence[Path] = ()) -> None:
-        """End the round's run with its outcome (the tag ``trimtab.outcome``); files are kept with it."""
+    def close_round(self, round_id: str, outcome: str, tags: Mapping[str, str]) -> None:
+        """End the round's run with its outcome (the tag ``trimtab.outcome``)."""
         run = self._client.get_run(round_id)
         if run.info.status in ENDED:
             return
         self._set_tags(run, {**tags, OUTCOME: outcome})
-        self._end(run, files, "FAILED" if outcome == "failed" else "FINISHED")
+        self._client.set_terminated(run.info.run_id, "FAILED" if outcome == "failed" else "FINISHED")
 
     @reports
     def create_version(
@@ -301,11 +301,6 @@ class MlflowRegistry:
     def _set_tags(self, run: Run, tags: Mapping[str, str]) -> None:
         for batch in _batches([RunTag(k, str(v)) for k, v in accepted(tags).items()]):
             self._client.log_batch(run.info.run_id, tags=batch)
-
-    def _end(self, run: Run, files: Iterable[Path], status: str) -> None:
-        for path in files:
-            self._client.log_artifact(run.info.run_id, str(path))
-        self._client.set_terminated(run.info.run_id, status)
 
     def _model_for(self, candidate_id: str, operation: str, digests: Mapping[str, str]) -> str:
         """Return the id of the LoggedModel that a new version is made of."""

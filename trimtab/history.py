@@ -1,0 +1,109 @@
+"""What a journal tells: the quality of versions, windows, promotions and rounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trimtab.runtime import CHAMPION
+from trimtab.trigger import Action
+
+__all__ = ["Promotion", "Quality", "Round", "WindowRecord", "degraded"]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The project's metric of one version on the ``rows`` labelled rows of one window.
+
+    ``value`` is NaN where the rows do not determine it (none of the class that counts), or where the
+    version's outputs are not numbers.
+    """
+
+    window: int
+    version: int
+    value: float
+    rows: int
+
+    @property
+    def told(self) -> bool:
+        """Whether there is a value to tell."""
+        return self.rows > 0 and math.isfinite(self.value)
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """A checked window as the journal tells it."""
+
+    number: int
+    start: str
+    end: str
+    rows: int
+    champion: int | None
+    labelled: bool
+    action: Action | None
+    reasons: tuple[str, ...]
+    seconds: float
+    at: str
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """One change of champion: which version took which alias, as which of the project's changes in order."""
+
+    epoch: int
+    version: int
+    operation: str
+    kind: str
+    detail: Mapping[str, Any]
+    at: str
+    alias: str = CHAMPION
+
+
+@dataclass(frozen=True)
+class Round:
+    """One optimization as the journal tells it.
+
+    Parameters
+    ----------
+    operation
+        Its operation id, derived from what caused it.
+    window
+        The window that had closed when it was requested.
+    cause
+        ``worse``, ``moved``, ``first``, or the reason that a person gave.
+    state
+        ``requested``, ``running`` or ``closed``.
+    outcome
+        ``promoted``, ``degraded``, ``kept`` (nothing better, and nothing was wrong), ``lost`` (another
+        promotion came first) or ``failed``; None before it is closed.
+    epoch
+        The newest promotion when it was requested: what its own promotion must follow.
+    detail
+        Candidates with scores and verdicts, what was gained, the MLflow run.
+    """
+
+    operation: str
+    window: int
+    cause: str
+    reasons: tuple[str, ...]
+    state: str
+    outcome: str | None
+    epoch: int
+    detail: Mapping[str, Any]
+    requested: str
+    closed: str | None
+
+    @property
+    def degrades(self) -> bool:
+        """Whether it was opened because the champion is worse."""
+        return self.cause == "worse"
+
+
+def degraded(rounds: Sequence[Round]) -> bool:
+    """Tell whether a round ended without a winner though the champion is worse; only a promotion ends that."""
+    told = [
+        r.outcome for r in rounds if r.outcome in ("promoted", "degraded") or (r.degrades and r.outcome == "failed")
+    ]
+    return bool(told) and told[-1] != "promoted"
