@@ -1,0 +1,122 @@
+"""What a monitor promises."""
+
+# ruff: noqa: D401 (the docstring of a check says what is lost, which is no command)
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from trimtab.monitor import Answer, Finding, Monitor, Sample
+from trimtab.testing.material import (
+    ALPHA,
+    CENTRES,
+    LABEL,
+    ROWS,
+    SEED,
+    Material,
+    quiet_frame,
+)
+from trimtab.testing.promise import refuses_unknown, require, says_what_it_is
+
+
+def check_monitor_says_what_it_is(monitor: Monitor, material: Material) -> None:
+    """The loop asks it at the wrong time, or shares the false alarms wrongly."""
+    says_what_it_is(monitor, {"name": str, **dict.fromkeys(("guards", "needs_labels", "statistical"), bool)})
+
+
+def check_monitor_refuses_unknown_settings(monitor: Monitor, material: Material) -> None:
+    """A misspelt threshold is silently without effect, and drift passes unseen."""
+    refuses_unknown(monitor)
+
+
+def check_quiet_window_is_quiet(monitor: Monitor, material: Material) -> None:
+    """It wakes people, and retrains models, for nothing."""
+    for number in (1, 2, 3):
+        found = _look(monitor, material, quiet_frame(ROWS, SEED + 10 + number), number)
+        require(
+            found.answer in (Answer.FINE, Answer.UNKNOWN),
+            f"{monitor.name} says {found.answer} of rows drawn like the reference (alpha {ALPHA}): {found.reasons}",
+        )
+
+
+def _look(monitor: Monitor, material: Material, frame: pd.DataFrame, number: int = 4) -> Finding:
+    return monitor.check(material.reference, material.sample(frame, number), ALPHA)
+
+
+def check_same_window_same_finding(monitor: Monitor, material: Material) -> None:
+    """A restarted loop decides otherwise than the one that was cut off, and no alarm can be explained later."""
+    frame = quiet_frame(ROWS, SEED + 20)
+    first, second = _look(monitor, material, frame), _look(monitor, material, frame)
+    require(first == second, f"{monitor.name} found {first} and then, in the same rows, {second}")
+
+
+def check_finding_is_complete(monitor: Monitor, material: Material) -> None:
+    """The journal cannot keep the finding, or keeps it under another monitor's name or window."""
+    for frame in (quiet_frame(ROWS, SEED + 30), _damaged(quiet_frame(ROWS, SEED + 31))):
+        found = _look(monitor, material, frame, number=9)
+        require(found.monitor == monitor.name, f"finding of {monitor.name} is signed {found.monitor!r}")
+        require(found.window == 9, f"finding about window 9 says window {found.window}")
+        require(isinstance(found.answer, Answer), f"answer {found.answer!r} is no Answer")
+        require(all(isinstance(r, str) and r for r in found.reasons), f"reasons {found.reasons!r} are not all text")
+        alarms = found.answer in (Answer.BROKEN, Answer.WORSE, Answer.MOVED)
+        require(not alarms or bool(found.reasons), f"{monitor.name} says {found.answer} without a reason")
+        require(Finding.from_json(found.to_json()) == found, f"{found} does not survive JSON")
+
+
+def _damaged(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(a=frame["a"] + 25.0, y=(frame[LABEL] + 1) % len(CENTRES))
+
+
+def check_scores_are_numbers(monitor: Monitor, material: Material) -> None:
+    """Dashboards show gaps, and the journal drops the score that would have explained the alarm."""
+    for frame in (quiet_frame(ROWS, SEED + 40), _damaged(quiet_frame(ROWS, SEED + 41))):
+        for name, value in _look(monitor, material, frame).scores.items():
+            require(isinstance(name, str) and bool(name), f"score {name!r} of {monitor.name} has no name")
+            require(math.isfinite(value), f"score {name!r} of {monitor.name} is {value}")
+
+
+def check_few_rows_are_no_alarm(monitor: Monitor, material: Material) -> None:
+    """A night without traffic stops the loop, or starts a round on no rows."""
+    frame = quiet_frame(ROWS, SEED + 50)
+    for rows in (0, 1, 2, 3):
+        found = _look(monitor, material, frame.head(rows))
+        allowed = {Answer.FINE, Answer.UNKNOWN, *([Answer.BROKEN] if monitor.guards else [])}
+        require(found.answer in allowed, f"{monitor.name} says {found.answer} of {rows} rows: {found.reasons}")
+    for labels in (None, np.full(ROWS, -1, dtype=np.int64)):
+        blind = dataclasses.replace(material.sample(frame, 4), labels=labels, probabilities=None, embedding=None)
+        found = monitor.check(material.reference, blind, ALPHA)
+        require(
+            found.answer in (Answer.FINE, Answer.UNKNOWN),
+            f"{monitor.name} says {found.answer} without labels and output: {found.reasons}",
+        )
+
+
+def check_leaves_its_samples_alone(monitor: Monitor, material: Material) -> None:
+    """The monitors after it see other rows than the ones that production saw."""
+    reference, current = (material.sample(quiet_frame(ROWS, SEED + 60 + i), i) for i in range(2))
+    before = [_print(reference), _print(current)]
+    monitor.check(reference, current, ALPHA)
+    require([_print(reference), _print(current)] == before, f"{monitor.name} altered the rows that it looked at")
+
+
+def _print(sample: Sample) -> tuple[object, ...]:
+    arrays = [*sample.inputs.values(), sample.probabilities, sample.embedding, sample.labels]
+    frame = sample.frame
+    values = tuple(pd.util.hash_pandas_object(frame, index=True).tolist())
+    return (tuple(frame.columns), values, *(a.tobytes() for a in arrays if a is not None))
+
+
+def check_report_is_where_it_says(monitor: Monitor, material: Material) -> None:
+    """An alarm links to a page that is not there."""
+    with tempfile.TemporaryDirectory(dir=material.base) as folder:
+        path = Path(folder) / "page.html"
+        current = material.sample(_damaged(quiet_frame(ROWS, SEED + 70)), 5)
+        wrote = monitor.report(material.reference, current, path)
+        require(isinstance(wrote, bool), f"{monitor.name}.report returned {wrote!r}; True or False is asked for")
+        require(wrote == path.is_file(), f"{monitor.name}.report returned {wrote}, and the page exists: {not wrote}")
