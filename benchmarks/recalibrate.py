@@ -35,7 +35,7 @@ from trimtab.loadable import Loadable
 from trimtab.metric import Accuracy, answer, score
 from trimtab.recipe import Kitchen, Recipe, Step
 from trimtab.runtime import Target
-from trimtab.settings import OptimizeSettings
+from trimtab.sections import OptimizeSettings
 from trimtab.technique import Job
 from trimtab.window import Feature, Schema
 from trimtab_torch.classifier import Classifier

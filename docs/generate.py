@@ -20,7 +20,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from trimtab import discover, settings
+from trimtab import discover
+from trimtab import sections as typed
 from trimtab.gate import Gate
 from trimtab.runtime import Target
 from trimtab.search import Halving
@@ -33,23 +34,23 @@ PAGES = (FOLDER / "howto" / "techniques.md", FOLDER / "settings.md")
 REGION = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 REQUIRED: Final = "required"
 SECTIONS: Mapping[str, type[BaseModel]] = {
-    "source": settings.SourceSettings,
+    "source": typed.SourceSettings,
     "features.NAME": Feature,
-    "window": settings.WindowSettings,
-    "data": settings.DataSettings,
-    "data.split": settings.Split,
-    "data.train": settings.Training,
-    "model": settings.ModelSettings,
-    "monitors": settings.MonitorsSettings,
+    "window": typed.WindowSettings,
+    "data": typed.DataSettings,
+    "data.split": typed.Split,
+    "data.train": typed.Training,
+    "model": typed.ModelSettings,
+    "monitors": typed.MonitorsSettings,
     "trigger": Trigger,
     "targets": Target,
-    "optimize": settings.OptimizeSettings,
+    "optimize": typed.OptimizeSettings,
     "optimize.halving": Halving,
-    "benchmark": settings.BenchmarkSettings,
-    "benchmark.energy": settings.EnergySettings,
+    "benchmark": typed.BenchmarkSettings,
+    "benchmark.energy": typed.EnergySettings,
     "gate": Gate,
-    "registry": settings.RegistrySettings,
-    "journal": settings.JournalSettings,
+    "registry": typed.RegistrySettings,
+    "journal": typed.JournalSettings,
 }
 BOUNDS = {annotated_types.Gt: ">", annotated_types.Ge: ">=", annotated_types.Lt: "<", annotated_types.Le: "<="}
 PLUGINS: tuple[discover.Kind, ...] = ("trainers", "monitors", "metrics", "runtimes", "samplers", "meters")
@@ -171,7 +172,7 @@ def _plain(value: Any) -> str:
     """Return a value as a project file has it."""
     if value is REQUIRED:
         return REQUIRED
-    if isinstance(value, settings.Training):
+    if isinstance(value, typed.Training):
         return f"`{value}`"
     if isinstance(value, BaseModel):
         return "see below"

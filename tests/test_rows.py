@@ -17,7 +17,7 @@ from trimtab.journal import Journal
 from trimtab.monitor import Answer, Finding
 from trimtab.parts import Parts
 from trimtab.rows import Selection, training_windows
-from trimtab.settings import DataSettings
+from trimtab.sections import DataSettings
 from trimtab.trigger import Action, Decision
 from trimtab.window import Feature, Schema
 

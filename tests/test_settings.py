@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.errors import SettingsError
-from trimtab.settings import Project, count_of
+from trimtab.sections import count_of
+from trimtab.settings import Project
 
 ROOT = Path(__file__).parents[1]
 LEAST: dict[str, Any] = {

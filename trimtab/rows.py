@@ -20,7 +20,8 @@ from trimtab.errors import DataError
 from trimtab.journal import Journal
 from trimtab.monitor import Answer
 from trimtab.parts import Parts, source_of
-from trimtab.settings import DataSettings, Project
+from trimtab.sections import DataSettings
+from trimtab.settings import Project
 from trimtab.window import Schema, Window, arrived
 
 __all__ = ["Prepared", "Selection", "golden", "golden_rows", "prepare", "slug", "training_windows"]
