@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from trimtab.parts import (
 from trimtab.recipe import Kitchen, Recipe
 from trimtab.rows import golden_rows
 from trimtab.settings import Project
-from trimtab.space import converter
+from trimtab.space import converter, try_out
 from trimtab.technique import Job, Trainer
 from trimtab.window import Schema, Source, Window
 
@@ -84,6 +85,8 @@ def _parts(project: Project) -> list[Callable[[], object]]:
     """Return what makes each part that the settings name; each says for itself what is wrong with it."""
     return [
         lambda: monitors_of(project),
+        *(functools.partial(try_out, name, settings) for name, settings in project.optimize.choices),
+        lambda: runtimes_of(project),
         lambda: _metric(project),
         lambda: sampler_of(project, space_of(project, runtimes_of(project))),
         lambda: meter_of(project),

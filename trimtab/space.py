@@ -12,7 +12,7 @@ from trimtab.recipe import Recipe, Step
 from trimtab.sampler import Parameter, Point
 from trimtab.technique import FLOAT, About
 
-__all__ = ["Choice", "Space", "converter"]
+__all__ = ["Choice", "Space", "converter", "try_out"]
 
 NONE = "none"
 RANGE = frozenset({"low", "high", "step", "log"})
@@ -203,6 +203,19 @@ def converter(
     if not tails:
         raise SettingsError(_no_way([c.label for c in read], formats, where))
     return tuple(choice.corner(0) for choice in tails[0])
+
+
+def try_out(name: str, settings: Mapping[str, Any]) -> None:
+    """Make one of the project's techniques at either end of its ranges, whatever else the project says.
+
+    Raises
+    ------
+    SettingsError
+        When there is no such technique, or a setting breaks its rule.
+    """
+    (choice,) = _read([(name, settings)])
+    for end in (0, -1):
+        choice.corner(end).load()
 
 
 def _no_way(names: Sequence[str], formats: Collection[str], where: str) -> str:

@@ -1,0 +1,58 @@
+"""Checking a project before it runs: every problem at once, each with its setting and the way out."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from trimtab.check import examine
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=900), "z": rng.normal(size=900)})
+    frame.assign(y=np.where(frame.x + frame.z > 0, "up", "down")).to_csv(tmp_path / "rows.csv", index=False)
+    project = {
+        "name": "small",
+        "home": str(tmp_path / "home"),
+        "source": {"kind": "csv", "path": str(tmp_path / "rows.csv"), "label": "y"},
+        "features": {"x": {}, "z": {}},
+        "window": {"every": "200 rows", "start": 300},
+        "model": {"factory": "trimtab_torch.networks:Mlp", "epochs": 1},
+        "optimize": {"techniques": ["finetune", "export", "quantize.static"]},
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(project))
+    return path
+
+
+def test_a_project_without_a_problem_says_what_the_gate_needs(config: Path) -> None:
+    told = examine(config)
+    assert told["problems"] == []
+    assert told["notes"][0].startswith("300 rows before window 1, 3 windows of about 200 rows")
+    assert any("the gate needs about" in note for note in told["notes"])
+
+
+def test_every_problem_is_named_at_once(config: Path) -> None:
+    wrong = ["{finetune: {epochs: 0}}", "{prune.channel: {ratio: {low: 0.3, high: 1.5}}}", "exprot", "quantize.static"]
+    told = examine(
+        config,
+        [
+            f"optimize.techniques=[{', '.join(wrong)}]",
+            "targets=[{runtime: onnxruntme}]",
+            "monitors.use=[integrty]",
+        ],
+    )
+    problems = "\n".join(told["problems"])
+    for words in (
+        "finetune.epochs must be",
+        "prune.channel.ratio must be in [0, 1), got 1.5",
+        "exprot",
+        "onnxruntme",
+        "integrty",
+    ):
+        assert words in problems, words
+    assert problems.count("prune.channel.ratio must be") == 1
