@@ -2,31 +2,15 @@
 
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-import yaml
 
+from tests import small
 from trimtab.check import examine
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"x": rng.normal(size=900), "z": rng.normal(size=900)})
-    frame.assign(y=np.where(frame.x + frame.z > 0, "up", "down")).to_csv(tmp_path / "rows.csv", index=False)
-    project = {
-        "name": "small",
-        "home": str(tmp_path / "home"),
-        "source": {"kind": "csv", "path": str(tmp_path / "rows.csv"), "label": "y"},
-        "features": {"x": {}, "z": {}},
-        "window": {"every": "200 rows", "start": 300},
-        "model": {"factory": "trimtab_torch.networks:Mlp", "epochs": 1},
-        "optimize": {"techniques": ["finetune", "export", "quantize.static"]},
-    }
-    path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(project))
-    return path
+    return small.project(tmp_path)
 
 
 def test_a_project_without_a_problem_says_what_the_gate_needs(config: Path) -> None:

@@ -35,6 +35,10 @@ def chosen(looks: list[Look], most: int = 3, rows: int = 1000, **target: object)
     return finalists(entries(looks, rows), SERVER, wanted, Accuracy(), 0.01, most)
 
 
+def place(looks: list[Look], which: Recipe) -> Glance:
+    return trial(*looks[int(which.steps[0].technique[1:])]).glance
+
+
 LOOKS = st.lists(
     st.tuples(st.sampled_from([0.7, 0.8, 0.85, 0.9]), st.floats(0.5, 8), st.integers(1, 9)), min_size=1, max_size=12
 )
@@ -49,6 +53,9 @@ def test_everybody_is_judged_or_told_why_not_and_the_best_is_among_them(
     assert set(found.recipes) | set(found.why) == everybody
     assert not set(found.recipes) & set(found.why)
     assert 1 <= len(found.recipes) <= most
+    for one in found.recipes:
+        here = place(looks, one)
+        assert not any(here.is_behind(o, here.quality, o.quality) for o in (place(looks, r) for r in found.recipes))
     if most > 1:
         best = max(q for q, _, _ in looks)
         assert any(looks[int(r.steps[0].technique[1:])][0] == best for r in found.recipes)
@@ -58,9 +65,10 @@ def test_what_is_behind_excludes_nobody() -> None:
     # 0 to 1 and 1 to 2 overlap in speed, 0 to 2 does not: 2 is behind 1, 1 is behind 0, and 2 is slower than 0
     found = chosen([(0.90, 4.0, 5), (0.89, 3.7, 5), (0.88, 3.4, 5)])
     assert found.recipes == (recipe(0),)
-    found = chosen([(0.90, 3.4, 5), (0.89, 3.7, 5), (0.88, 4.0, 5)], prefer="quality")
-    assert found.recipes == (recipe(0), recipe(2))  # 1 alone is ahead of 2, and it is behind 0
-    assert found.why[recipe(1)].endswith("than t0")
+    for prefer in ("quality", "speed", "size"):
+        found = chosen([(0.90, 3.4, 5), (0.89, 3.7, 5), (0.88, 4.0, 5)], prefer=prefer)
+        assert set(found.recipes) == {recipe(0), recipe(2)}  # 1 alone is ahead of 2, and it is behind 0
+        assert found.why[recipe(1)].endswith("than t0")
 
 
 def test_what_breaks_a_bound_is_not_judged() -> None:

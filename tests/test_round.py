@@ -183,7 +183,8 @@ def test_what_was_decided_before_a_crash_is_carried_out_as_it_stands(tmp_path: P
 
 def test_cheap_recipes_leave_room_for_what_is_drawn(tmp_path: Path) -> None:
     asked = first_round(world(tmp_path, candidates=4).process())
-    assert len(recipes(asked)) == 4
+    assert [c["outcome"] == "stopped" for c in asked.detail["candidates"]] == [False] * 4 + [True]
+    assert "optimize.candidates: 4 were tried" in asked.detail["candidates"][4]["reasons"][0]
     assert recipes(asked)[:2] == ["champion > follow > convert", "champion > follow > convert > spoil"]
     assert not recipes(asked)[2].startswith("champion")
     assert "recentre" in recipes(asked)[2]
@@ -200,13 +201,8 @@ def test_recipes_beyond_the_number_of_candidates_are_listed_as_not_begun(tmp_pat
 
 
 def test_killed_in_the_middle_of_a_search_no_finished_step_is_built_again(tmp_path: Path) -> None:
-    many = ["recentre", {"linger": {"which": list(range(12))}}, "convert"]
-    there = world(tmp_path, techniques=many, candidates=30, finalists=2)
+    there, asked = long_search(tmp_path / "killed")
     parts = there.process()
-    for report in loop.watch(parts, replay=True):
-        if report.window == 1:
-            break
-    asked = request_by_hand(parts, "curious")
     child = multiprocessing.get_context("fork").Process(target=lambda: optimize(there.process(), asked))
     child.start()
     while len(prints(parts)) < 8:
@@ -221,7 +217,19 @@ def test_killed_in_the_middle_of_a_search_no_finished_step_is_built_again(tmp_pa
     assert after[: len(before)] == before
     assert len(after) > len(before)
     assert len(after) == len(set(after))
-    assert not [c for c in done.detail["candidates"] if c["outcome"] in ("stopped", "failed")]
+    other, same = long_search(tmp_path / "undisturbed")
+    assert recipes(done) == recipes(optimize(other.process(), same))
+
+
+def long_search(tmp_path: Path) -> tuple[fakes.World, Round]:
+    """A round of many slow steps that was asked for, and one that fails and is not tried again."""
+    tmp_path.mkdir()
+    many = ["recentre", {"linger": {"which": list(range(12))}}, "convert", "explode"]
+    there = world(tmp_path, techniques=many, candidates=40, finalists=2)
+    for report in loop.watch(there.process(), replay=True):
+        if report.window == 1:
+            break
+    return there, request_by_hand(there.process(), "curious")
 
 
 def prints(parts: Parts) -> list[str]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from trimtab.artifact import FLOAT, Model, read_json
 from trimtab.data import assign, group_keys
-from trimtab.errors import ArtifactError, InputError
+from trimtab.errors import ArtifactError, InputError, ServiceError, TrimtabError
 from trimtab.history import Promotion
 from trimtab.monitor import Sample
 from trimtab.parts import Parts
@@ -132,7 +132,7 @@ def promote(
     return promotion
 
 
-def rollback(parts: Parts, operation: str, reason: str, alias: str = CHAMPION) -> Promotion | None:
+def rollback(parts: Parts, operation: str, reason: str, alias: str = CHAMPION) -> Promotion:
     """Make the champion's newest predecessor that loads champion again, on one target.
 
     A second rollback goes one further back. The same operation changes nothing a second time.
@@ -140,7 +140,7 @@ def rollback(parts: Parts, operation: str, reason: str, alias: str = CHAMPION) -
     Raises
     ------
     InputError
-        When there is none.
+        When there is none, or another promotion came first.
     """
     done = next((p for p in parts.journal.promotions(None) if p.operation == operation), None)
     if done is not None:
@@ -149,9 +149,15 @@ def rollback(parts: Parts, operation: str, reason: str, alias: str = CHAMPION) -
     versions = succession(parts.journal.promotions(alias))
     for earlier in (v for v in reversed(versions[:-1]) if v != versions[-1]):
         try:
-            return promote(parts, operation, earlier, epoch, "rollback", {"reason": reason}, alias)
-        except ArtifactError as error:
+            promotion = promote(parts, operation, earlier, epoch, "rollback", {"reason": reason}, alias)
+        except ServiceError:
+            raise
+        except TrimtabError as error:
             parts.journal.record("error", {"version": earlier, "message": str(error)})
+            continue
+        if promotion is None:
+            raise InputError("another promotion came first, and nothing was rolled back; look at the status, ask again")
+        return promotion
     raise InputError(f"there is no earlier {alias} to roll back to")
 
 
@@ -202,9 +208,9 @@ def project_aliases(parts: Parts, alias: str) -> None:
 def reconcile(parts: Parts) -> Serving | None:
     """Put right what a crash or a stranger's hand left, and return the champion, or None before the first.
 
-    On every target the journal's newest promotion whose version loads is the champion; the aliases
-    follow. A target that the project gained since begins with the champion of the first one. A journal
-    that was lost is rebuilt from the registry's tags.
+    On every target the champion is the newest version that loads, of those that were not rolled back and
+    only then of those that were; the aliases follow. A target that the project gained since begins with
+    the champion of the first one. A journal that was lost is rebuilt from the registry's tags.
     """
     parts.registry.ready()
     _sweep(parts)
@@ -225,20 +231,21 @@ def reconcile(parts: Parts) -> Serving | None:
 
 def _put_right(parts: Parts, alias: str) -> Serving:
     promotions = parts.journal.promotions(alias)
-    for promotion in reversed(promotions):
+    standing = reversed(succession(promotions))
+    for version in dict.fromkeys([*standing, *(p.version for p in reversed(promotions))]):
         try:
-            serving = load(parts, promotion.version)
+            serving = load(parts, version)
             break
         except ArtifactError as error:
-            parts.journal.record("error", {"version": promotion.version, "message": str(error)})
+            parts.journal.record("error", {"version": version, "message": str(error)})
     else:
         raise ArtifactError(
             f"none of the versions {sorted({p.version for p in promotions})} loads; restore the artifact store"
         )
-    if promotion is not promotions[-1]:
+    if version != promotions[-1].version:
         operation = f"{parts.project.name}:repair:{promotions[-1].epoch}"
         detail = {"reason": f"version {promotions[-1].version} does not load"}
-        parts.journal.promote(operation, promotion.version, newest_epoch(parts), "repair", detail, alias)
+        parts.journal.promote(operation, version, newest_epoch(parts), "repair", detail, alias)
     if parts.registry.alias(alias) != serving.version:
         parts.journal.record("repair", {"alias": alias, "version": serving.version})
     project_aliases(parts, alias)

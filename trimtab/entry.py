@@ -100,6 +100,8 @@ class Entry:
         Why it was not built to its end, or None.
     trials
         What it showed on each target, by the alias of the target's champion.
+    failures
+        Why it could not be looked at on a target, by the same.
     """
 
     recipe: Recipe
@@ -107,11 +109,12 @@ class Entry:
     error: str | None = None
     note: str | None = None
     trials: Mapping[str, Trial] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     def outcome(self, alias: str = CHAMPION) -> str:
         """Say in one word what became of it on one target."""
         trial = self.trials.get(alias)
-        if self.error is not None:
+        if self.error is not None or alias in self.failures:
             return "failed"
         if self.note is not None or trial is None:
             return "stopped"
@@ -123,7 +126,9 @@ class Entry:
         """Say why, in words, the decisive ones first."""
         trial = self.trials.get(alias)
         said = [r for r in (self.error, self.note, trial.why if trial is not None else None) if r is not None]
-        if trial is None and self.candidate is not None:
+        if alias in self.failures:
+            said.append(self.failures[alias])
+        elif trial is None and self.candidate is not None:
             said.append(f"not looked at: no runtime of this target takes the format {self.candidate.model.format}")
         return (*said, *(trial.verdict.reasons if trial is not None and trial.verdict is not None else ()))
 

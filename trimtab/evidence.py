@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Mapping
@@ -96,12 +97,21 @@ class Bench:
         """Tell whether a look was taken before, so that another costs nothing."""
         return self._of_look(candidate, setup).is_dir()
 
+    @functools.cached_property
+    def _golden(self) -> str:
+        """Tell golden rows from others."""
+        if self.golden is None:
+            return ""
+        arrays = (*self.golden.inputs.values(), self.golden.labels)
+        return hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays)).hexdigest()
+
     def _of_look(self, candidate: Candidate, setup: Setup) -> Path:
         return self._place(f"look-{candidate.fingerprint}-{setup.slug}", 0.95)
 
     def _place(self, key: str, confidence: float) -> Path:
         """Return where what was measured under a key is kept: measured in another way it is something else."""
-        way = [self.target.threads, self.target.batch, self.seconds, self.memory, self.metric.name, confidence]
+        target = (self.target.threads, self.target.batch)
+        way = [*target, self.seconds, self.memory, self.metric, self.meter, self._golden, confidence]
         return self.folder / f"{key}-{hashlib.sha256(repr(way).encode()).hexdigest()[:8]}"
 
     def _glance(self, model: Loadable) -> Glance:

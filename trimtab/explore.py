@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -102,21 +104,48 @@ class Explorer:
 
     def _try(self, task: Task) -> tuple[Entry, tuple[float, ...] | None]:
         """Return what became of a task, and its losses; None where it gave none."""
-        before = self.entries.get(task.whole)
+        known = self._told().get(self._key(task))
+        if known is not None:
+            return self._without(task, **known)
         try:
-            hopeless = self._hopeless(task) if task.level == 0 else None
+            candidate = self._built(task.recipe)
+            hopeless = self._hopeless(task) if candidate is None and task.level == 0 else None
             if hopeless is not None:
-                return Entry(task.recipe, note=hopeless), None
-            entry = self._look(task.recipe, self._build(task.recipe))
+                return self._tell_of(task, note=hopeless)
+            entry = self._look(task.recipe, candidate or self._build(task.recipe))
         except OutOfTimeError as error:
             self._late = time.monotonic() >= self.deadline
-            return before or Entry(task.recipe, note=str(error)), None
+            return self._without(task, note=str(error)) if self._late else self._tell_of(task, note=str(error))
         except ServiceError:
             raise
         except Exception as error:  # a stranger's runtime may raise anything, and the other recipes go on
-            self.parts.journal.record("error", {"candidate": task.recipe.name, "message": str(error)})
-            return before or Entry(task.recipe, error=str(error)), None
+            return self._tell_of(task, error=str(error))
         return entry, entry.losses(list(self.benches), self.parts.metric.larger_is_better)
+
+    def _tell_of(self, task: Task, **why: str) -> tuple[Entry, None]:
+        """Write down why a task gave nothing, so that a round that goes on after a crash need not try it again."""
+        key, told = self._key(task), {"round": self.operation, "candidate": task.recipe.name, **why}
+        self.parts.journal.record("gave nothing", {**told, "key": key}, f"gave nothing:{self.operation}:{key}")
+        return self._without(task, **why)
+
+    def _without(self, task: Task, note: str | None = None, error: str | None = None) -> tuple[Entry, None]:
+        """Return the entry of a task that gave nothing: what a shorter training gave, where there was one."""
+        return self.entries.get(task.whole) or Entry(task.recipe, note=note, error=error), None
+
+    def _told(self) -> dict[str, dict[str, str]]:
+        records = [d for _, _, d in self.parts.journal.records("gave nothing") if d["round"] == self.operation]
+        return {str(d["key"]): {k: str(d[k]) for k in ("note", "error") if k in d} for d in records}
+
+    def _key(self, task: Task) -> str:
+        recipe = json.dumps(task.recipe.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(f"{task.level}{recipe}".encode()).hexdigest()[:32]
+
+    def _built(self, recipe: Recipe) -> Candidate | None:
+        """Return the candidate where every step of it is built already."""
+        try:
+            return self.kitchen.build(recipe, self.parts.space.formats, deadline=-math.inf)
+        except TrimtabError:
+            return None
 
     def _build(self, recipe: Recipe) -> Candidate:
         call, formats = self.parts.executor.call, self.parts.space.formats
@@ -129,12 +158,21 @@ class Explorer:
     def _look(self, recipe: Recipe, candidate: Candidate) -> Entry:
         """Look at a candidate on every target, there on every runtime that takes it; the fastest one counts."""
         trials: dict[str, Trial] = {}
+        failures: dict[str, Exception] = {}
         for alias, bench in self.benches.items():
-            looks = self._looks(candidate, bench)
+            try:
+                looks = self._looks(candidate, bench)
+            except ServiceError:
+                raise
+            except Exception as error:  # as above; what fails in one place may do in another
+                failures[alias] = error
+                continue
             sane = [t for t in looks if math.isfinite(t.glance.quality)] or looks
             if sane:
                 trials[alias] = max(sane, key=lambda t: t.glance.speedup.value)
-        return Entry(recipe, candidate, trials=trials)
+        if failures and not trials:
+            raise next(iter(failures.values()))
+        return Entry(recipe, candidate, trials=trials, failures={a: str(e) for a, e in failures.items()})
 
     def _looks(self, candidate: Candidate, bench: Bench) -> list[Trial]:
         """Look at a candidate on every runtime of a target that takes it; one that fails leaves the others."""

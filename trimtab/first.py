@@ -11,15 +11,14 @@ from pathlib import Path
 from trimtab import champion, rows
 from trimtab.artifact import Model, fill_folder
 from trimtab.entry import Entry, Trial
-from trimtab.errors import ArtifactError, DataError, InputError, PluginError, SettingsError, TrimtabError
+from trimtab.errors import ArtifactError, DataError, InputError, PluginError, TrimtabError
 from trimtab.lineage import Context, outcome_tags, with_promoted
 from trimtab.loadable import Loadable
 from trimtab.monitor import Answer, Sample
 from trimtab.parts import Parts
 from trimtab.pick import Pick
 from trimtab.recipe import Kitchen, Recipe
-from trimtab.registry import Version
-from trimtab.round import log_candidates
+from trimtab.round import log_candidates, register
 from trimtab.runtime import CHAMPION, Target
 from trimtab.serving import Serving
 from trimtab.space import converter
@@ -161,24 +160,16 @@ def _register(parts: Parts, context: Context, measured: Mapping[Recipe, Entry]) 
     entries, operation = list(measured.values()), context.asked.operation
     run = parts.registry.log_round(context.round_log(parts))
     logged = log_candidates(parts, context, run, entries)
-    versions: dict[str, Version] = {}
-    made: dict[tuple[str, str], Version] = {}
+    chosen = {alias: next(e for e in entries if alias in e.trials) for alias in parts.project.aliases}
+    versions = register(parts, context, run, chosen, logged)
     epoch = 0
-    for alias in parts.project.aliases:
-        entry = next(e for e in entries if alias in e.trials)
-        setup, candidate = entry.trials[alias].setup, entry.candidate
-        if candidate is None:
-            raise SettingsError(f"recipe {entry.recipe.name!r} built nothing")
-        key = (candidate.fingerprint, setup.word)
-        if key not in made:
-            made[key] = context.register(parts, entry, candidate, alias, setup, logged[entry.recipe.name])
-        versions[alias] = made[key]
+    for alias, version in versions.items():
         once = operation if alias == CHAMPION else f"{operation}:{alias}"
-        promotion = champion.promote(parts, once, made[key].number, epoch, "first", {}, alias)
+        promotion = champion.promote(parts, once, version.number, epoch, "first", {}, alias)
         epoch = promotion.epoch if promotion is not None else epoch
     first = versions[CHAMPION]
     parts.registry.close_round(run, "promoted", outcome_tags("promoted", first.number))
-    won = {a: Pick(next(e for e in entries if a in e.trials), "the first") for a in versions}
+    won = {a: Pick(entry, "the first") for a, entry in chosen.items()}
     detail = with_promoted(context.detail(entries, won, versions, None, []), list(versions))
     parts.journal.close_round(operation, "promoted", detail)
     return champion.load(parts, first.number)

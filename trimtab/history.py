@@ -72,7 +72,7 @@ class Round:
     window
         The window that had closed when it was requested.
     cause
-        ``worse``, ``moved``, ``first``, or the reason that a person gave.
+        ``worse``, ``moved``, ``first``, or ``manual``.
     state
         ``requested``, ``running`` or ``closed``.
     outcome
@@ -81,7 +81,7 @@ class Round:
     epoch
         The newest promotion when it was requested: what its own promotion must follow.
     detail
-        Candidates with scores and verdicts, what was gained, the MLflow run.
+        Candidates with scores and verdicts, targets with their winners, what was gained; why it failed.
     """
 
     operation: str
@@ -94,6 +94,11 @@ class Round:
     detail: Mapping[str, Any]
     requested: str
     closed: str | None
+
+    @property
+    def open(self) -> bool:
+        """Whether it is still to be run, or under way."""
+        return self.state != "closed"
 
     @property
     def degrades(self) -> bool:

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import Any
@@ -330,9 +330,9 @@ class Journal:
             return True
 
     def _beat(self, operation: str, owner: str, stop: Event) -> None:
+        mine = (RoundRow.operation == operation, RoundRow.owner == owner)
         while not stop.wait(LEASE_SECONDS / 4):
-            with self._write() as session:
-                mine = (RoundRow.operation == operation, RoundRow.owner == owner)
+            with suppress(ServiceError), self._write() as session:  # a database that was away for a moment
                 session.execute(update(RoundRow).where(*mine).values(lease_until=time.time() + LEASE_SECONDS))
 
     def close_round(self, operation: str, outcome: str, detail: Mapping[str, Any]) -> None:

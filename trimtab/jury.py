@@ -87,7 +87,7 @@ def _jury(parts: Parts, stand: Stand, alias: str, comparisons: int) -> Jury:
         )
         for who, serving in (("champion", stand.champions[alias]), ("anchor", stand.anchors[alias]))
     )
-    return Jury(alias, bench, reigning, approved, comparisons, stand.repair and alias == CHAMPION)
+    return Jury(alias, bench, reigning, approved, comparisons, stand.repair)
 
 
 def _judged(parts: Parts, jury: Jury, entry: Entry) -> Entry:

@@ -16,7 +16,7 @@ from trimtab.artifact import fill_folder, write_json
 from trimtab.benchmark import Scores
 from trimtab.candidate import Candidate
 from trimtab.data import Role
-from trimtab.entry import Entry, Glance
+from trimtab.entry import Entry, Glance, Trial
 from trimtab.history import Round
 from trimtab.parts import Parts
 from trimtab.pick import Pick
@@ -77,48 +77,49 @@ class Context:
             datasets=datasets,
         )
 
-    def candidate_log(self, parts: Parts, entry: Entry) -> CandidateLog:
-        """Describe one candidate, also a failed one."""
+    def candidate_log(self, parts: Parts, entry: Entry, alias: str | None = None) -> CandidateLog:
+        """Describe one candidate, also a failed one.
+
+        Parameters
+        ----------
+        alias
+            Of the target on whose runtime it is told; that of the first that it was looked at on, unless told.
+        """
         candidate = entry.candidate
+        first = next(iter(entry.trials.values()), None)
+        trial = first if alias is None else entry.trials[alias]
+        elsewhere = first is not None and trial is not None and trial.setup.word != first.setup.word
+        name = entry.recipe.name if trial is None or not elsewhere else f"{entry.recipe.name} on {trial.setup.word}"
         tags = self.ancestry | {"trimtab.recipe": entry.recipe.name}
-        for alias in parts.project.aliases:
-            mark = alias.removeprefix(CHAMPION).replace("-", ".", 1)
-            tags[f"trimtab.verdict{mark}"] = entry.outcome(alias)
-            tags[f"trimtab.verdict_reasons{mark}"] = "; ".join(entry.reasons(alias))[:5000]
-            if alias in entry.trials:
-                tags[f"trimtab.runtime{mark}"] = entry.trials[alias].setup.word
+        for target in parts.project.aliases:
+            mark = target.removeprefix(CHAMPION).replace("-", ".", 1)
+            tags[f"trimtab.verdict{mark}"] = entry.outcome(target)
+            tags[f"trimtab.verdict_reasons{mark}"] = "; ".join(entry.reasons(target))[:5000]
+            if target in entry.trials:
+                tags[f"trimtab.runtime{mark}"] = entry.trials[target].setup.word
         if entry.error is not None:
             tags["trimtab.error"] = entry.error[:5000]
         if candidate is not None:
             tags["trimtab.fingerprint"] = candidate.fingerprint
-        example, outputs = self._example(parts, entry)
+        example, outputs = self._example(parts, entry, trial)
         return CandidateLog(
-            operation=f"{self.asked.operation}:candidate:{entry.recipe.name}:{_print(candidate)}",
-            name=entry.recipe.name,
+            operation=f"{self.asked.operation}:candidate:{name}:{_print(candidate)}",
+            name=name,
             tags=tags,
             params=_params(entry),
             metrics=_all_metrics(entry) | ({"build_seconds": candidate.seconds} if candidate is not None else {}),
             model=candidate.model if candidate is not None and entry.trials else None,
             example=example,
             outputs=outputs,
-            setup=self._setup(parts, entry),
+            setup=None if trial is None else _with_factory(parts, trial.setup),
             failed=entry.error is not None,
         )
 
-    def _setup(self, parts: Parts, entry: Entry) -> Setup | None:
-        """Return the runtime of the first target that the candidate was looked at on, with all it is made with."""
-        trial = next(iter(entry.trials.values()), None)
-        if trial is None:
-            return None
-        factory = parts.project.model.settings.get("factory")
-        return Setup(trial.setup.runtime, trial.setup.made_with(factory))
-
-    def _example(self, parts: Parts, entry: Entry) -> tuple[dict[str, Any], dict[str, Any]]:
-        if entry.candidate is None or not entry.trials:
+    def _example(self, parts: Parts, entry: Entry, trial: Trial | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        if entry.candidate is None or trial is None:
             return {}, {}
         inputs = dict(self.prepared.data.rows(Role.TRAIN).take(np.arange(min(2, self.prepared.counts["train"]))).inputs)
-        setup = next(iter(entry.trials.values())).setup
-        return inputs, parts.runtime(setup).load(entry.candidate.model).run(inputs)
+        return inputs, parts.runtime(trial.setup).load(entry.candidate.model).run(inputs)
 
     def detail(
         self,
@@ -179,6 +180,11 @@ class Context:
             tags,
             _description(self, entry, alias, setup),
         )
+
+
+def _with_factory(parts: Parts, setup: Setup) -> Setup:
+    """Return a runtime with all that it is made with."""
+    return Setup(setup.runtime, setup.made_with(parts.project.model.settings.get("factory")))
 
 
 def with_promoted(detail: Mapping[str, Any], promoted: Collection[str]) -> dict[str, Any]:

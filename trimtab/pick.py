@@ -72,13 +72,16 @@ def finalists(
     looks = {r: t.glance for r, t in trials.items() if r not in why}
     # without search rows speed and size alone say whom to judge
     worth = {r: utility(metric, look.quality) if look.rows else 0.0 for r, look in looks.items()}
-    ordered: list[Recipe] = []  # what is behind another excludes nothing itself: being behind is not transitive
-    for recipe in _by_promise(list(looks), looks, worth, target, margin):
-        ahead = next((o for o in ordered if looks[recipe].is_behind(looks[o], worth[recipe], worth[o])), None)
+    # Nobody in this order is ahead of somebody before. What is behind another is left out at once, and leaves out
+    # nobody itself: speeds are equal where their intervals overlap, so that being behind is not transitive.
+    kept: list[Recipe] = []
+    for recipe in sorted(looks, key=lambda r: (-worth[r], looks[r].size_bytes, -looks[r].speedup.value)):
+        ahead = next((o for o in kept if looks[recipe].is_behind(looks[o], worth[recipe], worth[o])), None)
         if ahead is None:
-            ordered.append(recipe)
+            kept.append(recipe)
         else:
             why[recipe] = f"not judged: at a look no better, faster or smaller than {ahead.name}"
+    ordered = _by_promise(kept, looks, {r: worth[r] for r in kept}, target, margin)
     for recipe in ordered[most:]:
         why[recipe] = f"not judged: not among the {most} most promising on the search rows"
     return Finalists(tuple(ordered[:most]), why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from trimtab import champion
 from trimtab.benchmark import CONFIDENCE
 from trimtab.entry import Entry
-from trimtab.errors import InputError, ServiceError, TrimtabError
+from trimtab.errors import InputError, PluginError, ServiceError, TrimtabError
 from trimtab.explore import Costs, Explorer
 from trimtab.history import Promotion, Round
 from trimtab.journal import LEASE_SECONDS
@@ -24,7 +25,7 @@ from trimtab.runtime import CHAMPION
 from trimtab.search import Search, by_quality
 from trimtab.stand import Stand, bench_of, context_of, kitchen, loadable, take
 
-__all__ = ["optimize", "request", "request_by_hand"]
+__all__ = ["log_candidates", "optimize", "register", "request", "request_by_hand"]
 
 
 def request(parts: Parts, window: int, cause: str, reasons: Sequence[str]) -> Round:
@@ -66,10 +67,48 @@ def optimize(parts: Parts, asked: Round) -> Round:
                 raise
             except Exception as error:  # left open, it would be the first thing to fail at every start
                 parts.journal.record("error", {"round": asked.operation, "message": str(error)})
-                moved = any(_is_of(asked, p) for p in parts.journal.promotions(None))
-                parts.journal.close_round(asked.operation, "promoted" if moved else "failed", {"error": str(error)})
+                _give_up(parts, asked, str(error))
                 raise
     return next(r for r in parts.journal.rounds() if r.operation == asked.operation)
+
+
+TAKES = 5
+"""Times in a row that a round may be taken up and its process die without one step more."""
+
+
+def _refuse_deadly(parts: Parts, asked: Round) -> None:
+    """Refuse a round that ends its process again and again: left open it would let nothing else run.
+
+    Raises
+    ------
+    PluginError
+        When it was taken up :data:`TAKES` times since anything came of it.
+    """
+    parts.journal.record("taken up", {"round": asked.operation})
+    told = [kind for _, kind, detail in parts.journal.records() if detail.get("round") == asked.operation]
+    since = list(itertools.takewhile(lambda kind: kind == "taken up", reversed(told)))
+    if len(since) > TAKES:
+        raise PluginError(
+            f"the round was taken up {TAKES} times in a row and its process ended each time without one step more; "
+            "look for what ends it (memory, a library that crashes), and leave the technique under way out of "
+            "optimize.techniques"
+        )
+
+
+def _give_up(parts: Parts, asked: Round, error: str) -> None:
+    """Close a round that raised, with what it had decided and what of it was done."""
+    promoted = [p.alias for p in parts.journal.promotions(None) if _is_of(asked, p)]
+    decided = _decided(parts, asked)
+    if decided is None:
+        return parts.journal.close_round(asked.operation, "failed", {"error": error})
+    outcome = _outcome(decided, promoted)
+    detail = with_promoted(decided["detail"], promoted) | {"error": error}
+    return parts.journal.close_round(asked.operation, "failed" if outcome == "lost" else outcome, detail)
+
+
+def _decided(parts: Parts, asked: Round) -> Mapping[str, Any] | None:
+    """Return what was written down first, by whatever process, as the round's decision."""
+    return next((d for _, _, d in parts.journal.records("decided") if d["round"] == asked.operation), None)
 
 
 def _is_of(asked: Round, promotion: Promotion) -> bool:
@@ -79,9 +118,10 @@ def _is_of(asked: Round, promotion: Promotion) -> bool:
 
 def _run(parts: Parts, asked: Round) -> None:
     begin = time.monotonic()
-    if champion.reconcile(parts) is None:
-        raise InputError("there is no champion yet: run the project once before asking for a round")
-    decided = next((d for _, _, d in parts.journal.records("decided") if d["round"] == asked.operation), None)
+    if champion.reconcile(parts) is None or any(r.cause == "first" and r.open for r in parts.journal.rounds()):
+        raise InputError("the first champion is not complete: run the project once before asking for a round")
+    _refuse_deadly(parts, asked)
+    decided = _decided(parts, asked)
     if decided is None:
         promotions = parts.journal.promotions(None)
         if _overtaken(asked, promotions):
@@ -101,15 +141,18 @@ def _overtaken(asked: Round, promotions: Sequence[Promotion]) -> bool:
 def _decide(parts: Parts, stand: Stand) -> Mapping[str, Any]:
     """Build, measure, judge and register, and write down what is to be promoted before anything is.
 
-    A process that dies in between leaves a decision that the next one carries out as it stands.
+    A process that dies in between leaves a decision that the next one carries out as it stands. The
+    first decision of a round is the only one, however many processes come to one.
     """
     run = parts.executor.call("log round", parts.registry.log_round, stand.context.round_log(parts))
     entries, spared = _climb(parts, stand)
     logged = log_candidates(parts, stand.context, run, entries)
     won = winners(parts, entries)
-    versions = _register(parts, stand.context, {a: p.entry for a, p in won.items()}, logged)
+    versions = register(parts, stand.context, run, {a: p.entry for a, p in won.items()}, logged)
     kept = _best_so_far(parts, entries) if CHAMPION not in won and stand.repair else None
-    challenger = None if kept is None else _register(parts, stand.context, {CHAMPION: kept}, logged).get(CHAMPION)
+    challenger = None
+    if kept is not None:
+        challenger = register(parts, stand.context, run, {CHAMPION: kept}, logged).get(CHAMPION)
     decided = {
         "round": stand.asked.operation,
         "run": run,
@@ -119,7 +162,7 @@ def _decide(parts: Parts, stand: Stand) -> Mapping[str, Any]:
         "detail": stand.context.detail(entries, won, versions, challenger, spared),
     }
     parts.journal.record("decided", decided, f"decided:{stand.asked.operation}")
-    return decided
+    return _decided(parts, stand.asked) or decided  # another's, where this process slept and lost its lease
 
 
 def _climb(parts: Parts, stand: Stand) -> tuple[list[Entry], list[str]]:
@@ -146,13 +189,15 @@ def _climb(parts: Parts, stand: Stand) -> tuple[list[Entry], list[str]]:
 def _rungs(parts: Parts) -> list[Search]:
     """Return the searches of a round: one, or where there is a ladder one for each rung and the full one."""
     settings, space = parts.project.optimize, parts.space
-    cheap = [*(r for rung in space.rungs if rung < FULL_RUNG for r in space.adapted(rung)), *space.untrained()]
-    few = cheap[: max(1, settings.candidates // 2)]  # the rest of the candidates is for what is drawn
-    full = list(dict.fromkeys([*settings.recipes, *_last_winner(parts), *few]))
     ladder = [space.adapted(rung) for rung in space.rungs] if settings.ladder else []
+    climbed = {r for given in ladder for r in given}
+    adapted = (r for rung in space.rungs if rung < FULL_RUNG for r in space.adapted(rung))
+    cheap = [r for r in (*adapted, *space.untrained()) if r not in climbed]
+    few = max(1, settings.candidates // 2)  # the rest of the candidates is for what is drawn
+    first = [r for r in (*settings.recipes, *_last_winner(parts)) if r not in climbed]
     return [
         *(_search(parts, given, len(given)) for given in ladder if given),
-        _search(parts, [r for r in full if not any(r in given for given in ladder)], settings.candidates),
+        _search(parts, [*first, *cheap[:few]], settings.candidates, cheap[few:]),
     ]
 
 
@@ -160,7 +205,7 @@ FULL_RUNG = 3
 """Rungs below it take so little that every round tries them; this one and above only a ladder does."""
 
 
-def _search(parts: Parts, given: Sequence[Recipe], candidates: int) -> Search:
+def _search(parts: Parts, given: Sequence[Recipe], candidates: int, later: Sequence[Recipe] = ()) -> Search:
     settings = parts.project.optimize
     return Search(
         space=parts.space,
@@ -170,6 +215,7 @@ def _search(parts: Parts, given: Sequence[Recipe], candidates: int) -> Search:
         candidates=candidates,
         objectives=2 + len(parts.project.targets),
         halving=settings.halving,
+        later=later,
         rank=by_quality if all(t.prefer == "quality" for t in parts.project.targets) else order,
         defaults=parts.project.model.settings,
     )
@@ -238,10 +284,20 @@ def _best_so_far(parts: Parts, entries: Sequence[Entry]) -> Entry | None:
     return nearest(entries, CHAMPION, parts.project.target, parts.margin(parts.project.target))
 
 
-def _register(
-    parts: Parts, context: Context, chosen: Mapping[str, Entry], logged: Mapping[str, str]
+def register(
+    parts: Parts, context: Context, run: str, chosen: Mapping[str, Entry], logged: Mapping[str, str]
 ) -> dict[str, Version]:
-    """Register what was chosen on each target; targets that chose the same model and runtime share a version."""
+    """Register what was chosen on each target; targets that chose the same model and runtime share a version.
+
+    Parameters
+    ----------
+    run
+        Of the round.
+    chosen
+        Entries by the alias of each target's champion.
+    logged
+        Run ids of the candidates, by recipe.
+    """
     made: dict[tuple[str, str], Version] = {}
     versions: dict[str, Version] = {}
     for alias, entry in chosen.items():
@@ -250,10 +306,21 @@ def _register(
         trial = entry.trials[alias]
         key = (entry.candidate.fingerprint, trial.setup.word)
         if key not in made:
-            run = logged[entry.recipe.name]
-            made[key] = context.register(parts, entry, entry.candidate, alias, trial.setup, run)
+            own = _run_of(parts, context, run, entry, alias, logged)
+            made[key] = context.register(parts, entry, entry.candidate, alias, trial.setup, own)
         versions[alias] = made[key]
     return versions
+
+
+def _run_of(parts: Parts, context: Context, run: str, entry: Entry, alias: str, logged: Mapping[str, str]) -> str:
+    """Return the run of a candidate on a target's runtime: one of its own where it was logged on another.
+
+    A version is a model with its runtime, and what a run logged is one model.
+    """
+    log = context.candidate_log(parts, entry, alias)
+    if log.name == entry.recipe.name:
+        return logged[log.name]
+    return parts.executor.call(f"log {log.name}", parts.registry.log_candidate, run, log)
 
 
 def _promote(parts: Parts, asked: Round, versions: Mapping[str, int]) -> list[str]:
@@ -278,7 +345,7 @@ def _gained(parts: Parts, asked: Round, before: int, version: int) -> dict[str, 
         return {"against_first": _against_first(parts, context, version)}
     except ServiceError:
         raise
-    except TrimtabError as error:  # the promotion stands, whatever became of the first version's files
+    except Exception as error:  # the promotion stands, whatever became of the first version's files or its runtime
         parts.journal.record("error", {"version": version, "message": str(error)})
         return {}
 

@@ -95,6 +95,8 @@ class Search:
         Number of losses that :meth:`tell` is given.
     halving
         Early stopping, or None.
+    later
+        Recipes to try when there is nothing left to draw.
     rank
         Sorts losses, the best first: who goes up a level.
     defaults
@@ -108,11 +110,12 @@ class Search:
     candidates: int
     objectives: int
     halving: Halving | None = None
+    later: Sequence[Recipe] = ()
     rank: Callable[[Sequence[Losses]], list[int]] = order
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._queue = list(dict.fromkeys(self.given))
+        self._queue, self._later = list(dict.fromkeys(self.given)), list(dict.fromkeys(self.later))
         self._begun: set[Recipe] = set()
         self._draws = self.sampler.begin(self.space.parameters, self.objectives, self.seed)
         self._dry = False
@@ -127,10 +130,17 @@ class Search:
     def ask(self) -> Task | None:
         """Return what to build next, or None when nothing is left that is worth it."""
         if self._queue and not self.done:
-            recipe = self._queue.pop(0)
-            self._begun.add(recipe)
-            return Task(recipe, recipe)
-        return self._promote(at_end=False) or self._draw() or self._promote(at_end=True)
+            return self._next(self._queue)
+        return self._promote(at_end=False) or self._draw() or self._last() or self._promote(at_end=True)
+
+    def _next(self, queue: list[Recipe]) -> Task:
+        recipe = queue.pop(0)
+        self._begun.add(recipe)
+        return Task(recipe, recipe)
+
+    def _last(self) -> Task | None:
+        self._later = [r for r in self._later if r not in self._begun]
+        return self._next(self._later) if self._later and len(self._begun) < self.candidates else None
 
     def tell(self, task: Task, losses: Sequence[float] | None) -> None:
         """Say what came of a task; None: it failed, or was stopped."""
@@ -154,7 +164,7 @@ class Search:
 
     def left(self) -> list[Recipe]:
         """Return recipes that were given and not begun, for the list of what was not tried."""
-        return list(self._queue)
+        return [r for r in (*self._queue, *self._later) if r not in self._begun]
 
     def _draw(self) -> Task | None:
         while not self.done:

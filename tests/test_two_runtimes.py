@@ -1,0 +1,39 @@
+"""Two targets that serve the same model, each on a runtime of its own, through a real MLflow registry."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests import small
+from trimtab import champion, first
+from trimtab.parts import assemble
+from trimtab.round import optimize, request_by_hand
+from trimtab.runtime import CHAMPION
+from trimtab.settings import Project
+
+pytestmark = pytest.mark.usefixtures("lock_of_its_own")
+EDGE = "champion-edge"
+
+
+def test_one_model_on_two_runtimes_is_two_versions_each_with_its_own_run(tmp_path: Path) -> None:
+    config = small.project(
+        tmp_path,
+        targets=[{"runtime": "onnxruntime"}, {"name": "edge", "runtime": "openvino"}],
+        model={"factory": "trimtab_torch.networks:Mlp", "arguments": {"hidden": [256, 256]}, "epochs": 8},
+        optimize={"techniques": ["export", "quantize.static"], "finalists": 1},
+        gate={"max_quality_drop": 0.2, "max_total_drop": 0.2, "max_slowdown": 99.0, "confidence": 0.6},
+    )
+    parts = assemble(Project.load(config))
+    first.begin(parts)
+    assert {p.alias: p.version for p in parts.journal.promotions(None)} == {CHAMPION: 1, EDGE: 2}
+    done = optimize(parts, request_by_hand(parts, "smaller"))
+    assert done.outcome == "promoted", done.detail
+    assert (parts.registry.alias(CHAMPION), parts.registry.alias(EDGE)) == (3, 4)
+    again = assemble(Project.load(config))
+    champion.reconcile(again)
+    assert [champion.load(again, number).setup.runtime for number in (1, 2, 3, 4)] == ["onnxruntime", "openvino"] * 2
+    client = MlflowClient(parts.project.registry_url)
+    runs = {v.version: client.get_run(v.run_id) for v in client.search_model_versions("name = 'small'")}
+    assert len({run.info.run_id for run in runs.values()}) == 4
+    assert {run.data.tags["mlflow.runName"].endswith(" on openvino") for run in runs.values()} == {True, False}
