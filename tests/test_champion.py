@@ -112,6 +112,29 @@ def test_a_rollback_passes_over_a_predecessor_that_does_not_load(there: fakes.Wo
     assert promotion.version == 1
 
 
+def test_a_repair_does_not_go_forward_to_what_was_rolled_back(there: fakes.World) -> None:
+    parts = there.process()
+    package = parts.registry.fetch(2, there.home / "versions" / "2")
+    third = parts.registry.create_version("run", "third", package, {}, "")
+    champion.promote(parts, "third", third.number, champion.newest_epoch(parts), "approved", {})
+    champion.rollback(parts, "undo", "it was worse")
+    shutil.rmtree(package)
+    (there.registry.folder / "2" / "schema.json").unlink()
+    serving = champion.reconcile(there.process())
+    assert serving is not None
+    assert serving.version == 1
+
+
+def test_a_rollback_that_another_promotion_overtakes_says_so(
+    there: fakes.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = there.process()
+    monkeypatch.setattr(champion, "newest_epoch", lambda _parts: 1)
+    with pytest.raises(InputError, match="another promotion came first"):
+        champion.rollback(parts, "undo", "it was worse")
+    assert there.registry.aliases[CHAMPION] == 2
+
+
 def test_the_first_champion_has_no_predecessor(plugins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     world = fakes.World(tmp_path / "home", fakes.stream("short", *STREAM[:2]))

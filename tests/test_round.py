@@ -11,10 +11,14 @@ import pytest
 
 from tests import fakes
 from trimtab import loop
+from trimtab.errors import PluginError
 from trimtab.history import Round
+from trimtab.pareto import order
 from trimtab.parts import Parts
-from trimtab.round import optimize, request_by_hand
+from trimtab.registry import MemoryRegistry
+from trimtab.round import TAKES, _rungs, optimize, request_by_hand
 from trimtab.runtime import CHAMPION
+from trimtab.search import by_quality
 
 pytestmark = pytest.mark.usefixtures("lock_of_its_own")
 
@@ -234,3 +238,62 @@ def long_search(tmp_path: Path) -> tuple[fakes.World, Round]:
 
 def prints(parts: Parts) -> list[str]:
     return [str(detail["fingerprint"]) for _, _, detail in parts.journal.records("step")]
+
+
+def test_a_round_that_ends_its_process_again_and_again_is_given_up(tmp_path: Path) -> None:
+    there = world(tmp_path, techniques=["recentre", "convert"])
+    for report in loop.watch(there.process(), replay=True):
+        if report.window == 1:
+            break
+    asked = request_by_hand(there.process(), "curious")
+    for _ in range(TAKES):
+        parts = there.process()
+        with pytest.raises(KeyboardInterrupt):
+            optimize(dataclasses.replace(parts, executor=Dying()), asked)
+    with pytest.raises(PluginError, match="taken up 5 times in a row"):
+        optimize(there.process(), asked)
+    assert [r.outcome for r in there.process().journal.rounds() if r.operation == asked.operation] == ["failed"]
+
+
+class Dying:
+    """An executor whose process ends at the first call."""
+
+    def call(self, name: str, function: Any, *arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_what_another_process_decided_first_is_carried_out(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    for report in loop.watch(there.process(), replay=True):
+        if report.window == 1:
+            break
+    asked = request_by_hand(there.process(), "curious")
+    nobody = {"rows": {}, "candidates": [], "targets": {}, "spared": [], "version": None, "champion": 1}
+    first = {"versions": {}, "challenger": None, "repair": False, "detail": nobody}
+
+    class Slept(MemoryRegistry):
+        """While this process slept, another one decided that nothing wins."""
+
+        def log_candidate(self, *given: Any) -> str:
+            decided = {"round": asked.operation, "run": asked.operation, **first}
+            there.process().journal.record("decided", decided, f"decided:{asked.operation}")
+            return there.registry.log_candidate(*given)
+
+    slept = Slept(there.home / "registry")
+    slept.__dict__ |= {k: v for k, v in there.registry.__dict__.items() if k != "log_candidate"}
+    done = optimize(dataclasses.replace(there.process(), registry=slept), asked)
+    assert done.outcome == "kept"
+    assert there.registry.aliases == {CHAMPION: 1}
+
+
+def test_the_ladder_takes_no_room_from_what_only_compresses(tmp_path: Path) -> None:
+    there = world(tmp_path, techniques=["follow", "convert", "spoil"], ladder=True, candidates=2)
+    rungs = _rungs(there.process())
+    assert "convert > spoil" in [r.name for r in rungs[-1].given]
+
+
+def test_where_every_target_prefers_quality_the_search_goes_by_it(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    assert _rungs(there.process())[-1].rank is order
+    there.changes["targets"] = [{"runtime": "numpy", "prefer": "quality"}]
+    assert _rungs(there.process())[-1].rank is by_quality

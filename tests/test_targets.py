@@ -1,5 +1,6 @@
 """Several targets from one round: each has its own winner, its own runtime, its own alias; none disturbs another."""
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from tests import fakes
 from trimtab import champion, loop, status
-from trimtab.errors import ArtifactError, SettingsError
+from trimtab.errors import ArtifactError, InputError, SettingsError
 from trimtab.parts import Parts
 from trimtab.round import optimize, request_by_hand
 from trimtab.runtime import CHAMPION
@@ -102,6 +103,70 @@ def test_a_target_that_is_added_while_a_round_is_open_is_part_of_it(tmp_path: Pa
     assert all({CHAMPION, EDGE} <= set(c["targets"]) for c in done.detail["candidates"] if c["outcome"] != "stopped")
     promotions = there.process().journal.promotions(None)
     assert [p.alias for p in promotions[:2]] == [CHAMPION, EDGE]
+
+
+def test_a_candidate_that_fails_on_one_target_is_judged_on_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = world(tmp_path, targets=[SERVER, {"name": "batch", "runtime": "slow"}])
+    for report in loop.watch(there.process(), replay=True):
+        if report.window == 1:
+            break
+    known = champion.load(there.process(), 1).model.digest
+    load = fakes.SlowRuntime.load
+
+    def refuse(runtime: Any, model: Any, *rest: int) -> Any:
+        if model.digest != known:
+            raise ArtifactError("no kernel for it")
+        return load(runtime, model, *rest)
+
+    monkeypatch.setattr(fakes.SlowRuntime, "load", refuse)
+    done = next(r.round for r in run(there.process()) if r.round is not None)
+    assert done.outcome == "promoted"
+    assert set(done.detail["targets"]) == {CHAMPION}
+    told = [c["targets"] for c in done.detail["candidates"] if CHAMPION in c["targets"]]
+    assert told
+    assert {t[BATCH]["outcome"] for t in told} == {"failed"}
+    assert {t[BATCH]["reasons"][0] for t in told} == {"no kernel for it"}
+
+
+def test_a_round_before_every_target_has_its_first_champion_is_refused(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    there.wrap = DiesOnce
+    with pytest.raises(KeyboardInterrupt):
+        run(there.process())
+    there.wrap = lambda registry: registry
+    parts = there.process()
+    with pytest.raises(InputError, match="the first champion is not complete"):
+        optimize(parts, request_by_hand(parts, "too soon"))
+
+
+def test_killed_between_two_promotions_both_targets_follow_one_decision(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    parts = there.process()
+    with pytest.raises(KeyboardInterrupt):
+        run(dataclasses.replace(parts, journal=DiesAtSecond(parts.journal)))  # type: ignore[arg-type]
+    decided = next(d for _, _, d in parts.journal.records("decided"))
+    assert set(decided["versions"]) == {CHAMPION, EDGE}
+    assert there.registry.aliases[EDGE] == 1
+    there.changes["optimize"] = {"techniques": ["recentre", "convert"], "candidates": 1}  # it would decide otherwise
+    run(there.process())
+    assert {alias: there.registry.aliases[alias] for alias in (CHAMPION, EDGE)} == decided["versions"]
+
+
+class DiesAtSecond:
+    """A journal that never comes back from a round's promotion on a second target."""
+
+    def __init__(self, journal: Any) -> None:
+        self.journal = journal
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.journal, name)
+
+    def promote(self, operation: str, *rest: Any) -> Any:
+        if ":round:" in operation and operation.endswith(EDGE):
+            raise KeyboardInterrupt
+        return self.journal.promote(operation, *rest)
 
 
 def test_rolling_back_one_target_leaves_the_other(tmp_path: Path) -> None:
