@@ -296,7 +296,8 @@ def describe(entry: Entry, won: Sequence[str]) -> dict[str, Any]:
         Aliases of the targets on which it won.
     """
     facts = entry.candidate.model.facts if entry.candidate is not None else {}
-    targets = {alias: _on_target(entry, alias, alias in won) for alias in entry.trials}
+    shown = [*entry.trials, *entry.failures]
+    targets = {alias: _on_target(entry, alias, alias in won) for alias in shown}
     first = targets.get(CHAMPION) or _on_target(entry, CHAMPION, False)
     return {
         "recipe": entry.recipe.name,

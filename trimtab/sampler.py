@@ -85,7 +85,10 @@ class Draws(Protocol):
         ...
 
     def tell(self, point: Point, losses: Sequence[float] | None) -> None:
-        """Say what came of a point that was asked for: its losses, all to be small, or None where it failed."""
+        """Say what came of a point that was asked for: its losses, all to be small; of one that gave nothing the worst so far.
+
+        None where nothing has given anything yet.
+        """
         ...
 
 
