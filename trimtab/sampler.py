@@ -85,9 +85,9 @@ class Draws(Protocol):
         ...
 
     def tell(self, point: Point, losses: Sequence[float] | None) -> None:
-        """Say what came of a point that was asked for: its losses, all to be small; of one that gave nothing the worst so far.
+        """Say what came of a point that was asked for: its losses, all to be small.
 
-        None where nothing has given anything yet.
+        Of a point that gave nothing they are the worst so far, and None where nothing gave anything yet.
         """
         ...
 
