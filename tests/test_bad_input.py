@@ -274,7 +274,7 @@ def test_labels_that_come_late_are_guarded_too(tmp_path: Path, capsys: pytest.Ca
         ),
         ({"optimize": {"techniques": [{"finetune": 3}]}}, ["optimize.techniques.0: it is a name, or"]),
         ({"optimize": {"techniques": "finetune"}}, ["optimize.techniques: Input should be a list, got 'finetune'"]),
-        ({"optimize": {"techniques": ["finetune"]}}, ["optimize.techniques: none of ['finetune']", "add export"]),
+        ({"optimize": {"techniques": ["finetune"]}}, ["optimize.techniques: none of ['finetune']", "such as export"]),
         (
             {"optimize": {"recipes": [{"steps": [{"techniqe": "export"}]}]}},
             ["optimize.recipes.0.steps.0.techniqe: unknown key", "Did you mean 'technique'?"],

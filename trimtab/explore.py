@@ -119,6 +119,7 @@ class Explorer:
         except ServiceError:
             raise
         except Exception as error:  # a stranger's runtime may raise anything, and the other recipes go on
+            self.parts.journal.record("error", {"candidate": task.recipe.name, "message": str(error)})
             return self._tell_of(task, error=str(error))
         return entry, entry.losses(list(self.benches), self.parts.metric.larger_is_better)
 
