@@ -8,11 +8,14 @@ of a new scanner, and are compared by the volume that their candidates cover of 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import math
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +73,7 @@ class Size:
     seconds: float
 
 
-FULL = Size(budget=144, epochs=9, seeds=5, seconds=2.0)
+FULL = Size(budget=144, epochs=9, seeds=10, seconds=2.0)
 QUICK = Size(budget=48, epochs=6, seeds=2, seconds=1.0)
 
 
@@ -247,6 +250,7 @@ def alone(ground: Ground, size: Size, seed: int, folder: Path) -> Found:
 
 def one(seed: int, size: Size, threads: int) -> dict[str, Any]:
     """Run both searches on the stream of one seed."""
+    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(prefix="trimtab-search-") as place:
         folder = Path(place)
         ground = Ground.lay(folder, seed, size, threads)
@@ -267,6 +271,7 @@ def one(seed: int, size: Size, threads: int) -> dict[str, Any]:
         }
         for name, f in found.items()
     }
+    print(f"seed {seed}: ratio {volumes['joint'] / volumes['random']:.2f}", flush=True)
     return {"ratio": volumes["joint"] / volumes["random"], **told}
 
 
@@ -281,21 +286,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="at most 10 minutes; the figures mean little")
     parser.add_argument("--seed", type=int, default=0, help="the first")
-    parser.add_argument("--threads", type=int, default=2, help="of training")
+    parser.add_argument("--threads", type=int, default=1, help="of training")
+    parser.add_argument("--jobs", type=int, default=2, help="seeds at once")
     given = parser.parse_args()
     size = QUICK if given.quick else FULL
-    torch.set_num_threads(given.threads)
     seeds = list(range(given.seed, given.seed + size.seeds))
     console = Console(width=140)
     table = Table("seed", "search", "epochs", "recipes", "measured", "seconds", "volume", "ratio")
     runs: dict[str, Any] = {}
-    for seed in seeds:
-        runs[str(seed)] = told = one(seed, size, given.threads)
+    with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(functools.partial(one, size=size, threads=given.threads), seeds)
+    for seed, told in zip(seeds, found, strict=True):
+        runs[str(seed)] = told
         for name in ("joint", "random"):
             t = told[name]
             figures = (f"{t['seconds']:.0f}", f"{t['hypervolume']:.3f}", f"{told['ratio']:.2f}")
             table.add_row(str(seed), name, str(t["epochs"]), str(t["begun"]), str(t["measured"]), *figures)
-        console.print(f"seed {seed}: ratio {told['ratio']:.2f}")
     mean = ratio([told["ratio"] for told in runs.values()])
     console.print(table, f"hypervolume ratio {mean:.2f}", highlight=False)
     reference = {"accuracy": LEAST_ACCURACY, "latency": "the parent's in fp32", "size": "the parent's in fp32"}
