@@ -205,6 +205,7 @@ def measure(parts: Parts, size: Size) -> dict[str, Any]:
     return figures | {
         "speedup_batch1": one["batch1"]["speedup"],
         "speedup_batch32": many["batch32"]["speedup"],
+        "contended_batch1": one["batch1"]["contended"],
         "contended_batch32": many["batch32"]["contended"],
         "size_ratio": max(one["size_ratio"], many["size_ratio"]),
         "accuracy_drop": max(drops),

@@ -187,7 +187,8 @@ def main() -> None:
                 answers["slowed_found"] = answers["slow_slower"] / given.times
             figures[f"{name}_{'loaded' if busy else 'alone'}"] = answers
             print(name, "beside a busy process" if busy else "alone", answers, flush=True)
-    print(save("trust", figures, given.seed))
+    named = "-".join(["trust", *(["quick"] if given.quick else []), *(given.case or [])])
+    print(save(named, figures, given.seed))
 
 
 if __name__ == "__main__":

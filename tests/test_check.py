@@ -6,6 +6,9 @@ import pytest
 
 from tests import small
 from trimtab.check import examine
+from trimtab.parts import assemble
+from trimtab.round import _rungs
+from trimtab.settings import Project
 
 
 @pytest.fixture
@@ -40,3 +43,13 @@ def test_every_problem_is_named_at_once(config: Path) -> None:
     ):
         assert words in problems, words
     assert problems.count("prune.channel.ratio must be") == 1
+
+
+def test_early_stopping_goes_by_the_trainers_own_epochs_where_none_are_written(tmp_path: Path) -> None:
+    halving = {"techniques": ["finetune", "export"], "halving": {}}
+    config = small.project(tmp_path, model={"factory": "trimtab_torch.networks:Mlp"}, optimize=halving)
+    search = _rungs(assemble(Project.load(config)))[-1]
+    first = search.ask()
+    assert first is not None
+    assert search.defaults["epochs"] > 1
+    assert first.recipe.steps[0].settings["epochs"] < search.defaults["epochs"]

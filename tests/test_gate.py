@@ -51,6 +51,11 @@ def speed(low: float, value: float, high: float, contended: bool = False) -> Lat
     return Latency(1.0, 1.2, Interval(value, low, high), contended)
 
 
+def slow(p50: float, times: float = 1.0) -> Latency:
+    """A latency, so many times as fast as the champion's."""
+    return Latency(p50, 1.2 * p50, Interval(times, 0.99 * times, 1.01 * times), False)
+
+
 def numbers(noise: float, seed: int = 0, rows: int = 400) -> Scores:
     """A regression whose errors have this standard deviation."""
     labels = np.random.default_rng(7).normal(size=rows)
@@ -124,8 +129,34 @@ def test_a_contended_machine_is_unknown() -> None:
     assert "contended" in verdict.reasons[0]
 
 
-def test_a_speed_measured_on_a_contended_machine_is_no_gain() -> None:
-    assert judge(scores(latency=speed(1.4, 1.9, 2.4, contended=True))).outcome is Outcome.REJECTED
+def test_a_wide_interval_that_lies_above_proves_a_gain_all_the_same() -> None:
+    assert judge(scores(latency=speed(5.5, 6.2, 7.0, contended=True))).gains == ("speed",)
+    assert judge(scores(latency=speed(1.0, 1.9, 2.4, contended=True))).outcome is Outcome.REJECTED
+
+
+@pytest.mark.parametrize(
+    ("bound", "champion", "challenger", "gains"),
+    [
+        ({"max_p50_ms": 2.0}, {"latency": slow(2.01)}, {"latency": slow(1.99)}, ()),
+        ({"max_p50_ms": 2.0}, {"latency": slow(3.0)}, {"latency": slow(1.5, 1.9)}, ("max_p50_ms", "speed")),
+        ({"max_peak_mb": 50.0}, {"peak_mb": 51.0}, {"peak_mb": 49.0}, ()),
+        ({"max_peak_mb": 50.0}, {"peak_mb": 70.0}, {"peak_mb": 49.0}, ("max_peak_mb",)),
+    ],
+)
+def test_a_bound_that_chance_keeps_is_no_gain(
+    bound: dict[str, float], champion: dict[str, Any], challenger: dict[str, Any], gains: tuple[str, ...]
+) -> None:
+    verdict = judge(scores(**challenger), scores(**champion), target=Target.model_validate({**bound}))
+    assert verdict.gains == gains
+    assert verdict.outcome is (Outcome.PASSED if gains else Outcome.REJECTED)
+
+
+def test_a_repair_that_the_rows_cannot_decide_is_unknown_and_says_how_many_are_needed() -> None:
+    few = said(np.roll(right(0.91, 300), 20))
+    verdict = judge(scores(rows=300, judged=few), scores(rows=300), repair=True)
+    assert verdict.outcome is Outcome.UNKNOWN
+    assert "needs " in verdict.reasons[0]
+    assert verdict.reasons[0].endswith("a proven rise is what the round was opened for")
 
 
 def test_small_losses_that_add_up_are_seen_beside_the_anchor() -> None:
@@ -333,18 +364,18 @@ def test_a_challenger_equal_to_the_champion_never_passes(metric: Metric, seed: i
     [
         (
             {"max_p50_ms": 2.0},
-            {},
+            {"latency": slow(1.9, 1.3)},
             {"latency": Latency(2.5, 3.0, AS_FAST.speedup, False)},
             "p50 2.5 ms, at most 2 allowed",
         ),
         (
             {"max_p99_ms": 2.0},
-            {"latency": dataclasses.replace(AS_FAST, p99_ms=1.9)},
+            {"latency": dataclasses.replace(slow(1.5, 1.3), p99_ms=1.9)},
             {"latency": dataclasses.replace(AS_FAST, p99_ms=2.1)},
             "p99 2.1 ms, at most 2 allowed",
         ),
         ({"max_size_mb": 0.0005}, {"size_bytes": 500}, {"size_bytes": 600}, "size 0.0006 MB, at most 0.0005 allowed"),
-        ({"max_peak_mb": 50}, {"peak_mb": 49.0}, {"peak_mb": 51.0}, "peak memory 51 MB, at most 50 allowed"),
+        ({"max_peak_mb": 50}, {"peak_mb": 45.0}, {"peak_mb": 51.0}, "peak memory 51 MB, at most 50 allowed"),
     ],
 )
 def test_what_the_target_does_not_allow_is_rejected_and_keeping_it_alone_is_a_gain(

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import fakes
+from trimtab import discover
 from trimtab.artifact import FLOAT, Model, sha256_folder
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import DataError, OutOfTimeError, PluginError, SettingsError
@@ -184,3 +185,16 @@ def test_a_recipe_is_the_same_after_a_journey_through_yaml(steps: list[Step]) ->
     assert after == before
     assert after.name == before.name
     assert hash(after) == hash(before)
+
+
+def test_a_network_whose_code_changed_is_built_anew(kitchen: Kitchen, tmp_path: Path) -> None:
+    discover.look_beside(tmp_path)
+    code = tmp_path / "nets_that_change.py"
+    code.write_text("def make(): return 1")
+    named = {"factory": "nets_that_change:make"}
+    first = dataclasses.replace(kitchen, **named).build(recipe("recentre"))  # type: ignore[arg-type]
+    again = dataclasses.replace(kitchen, **named).build(recipe("recentre"))  # type: ignore[arg-type]
+    code.write_text("def make(): return 2")
+    changed = dataclasses.replace(kitchen, **named).build(recipe("recentre"))  # type: ignore[arg-type]
+    assert first.fingerprint == again.fingerprint
+    assert changed.fingerprint != first.fingerprint

@@ -148,3 +148,11 @@ def test_every_recipe_of_a_space_fits_and_is_there_once(chosen: set[str], column
     assert len({r.name for r in recipes}) == len(recipes)
     for recipe in recipes:
         assert recipe.check()
+
+
+def test_a_list_is_one_value_of_a_setting_that_takes_lists_and_a_list_of_lists_several() -> None:
+    one = Space([("export", {}), ("quantize.static", {"keep_float": ["network.head", "stem"]})])
+    assert [p.name for p in one.parameters] == ["finish"]
+    assert one.untrained()[0].steps[-1].settings == {"keep_float": ["network.head", "stem"]}
+    several = Space([("export", {}), ("quantize.static", {"keep_float": [["network.head"], []]})])
+    assert [p.name for p in several.parameters] == ["finish", "quantize.static.keep_float"]

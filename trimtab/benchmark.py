@@ -197,4 +197,5 @@ def _gain(metric: Metric, new: Floats, old: Floats) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         difference = new - old if metric.larger_is_better else old - new
         gain = difference / np.abs(old) if metric.relative else difference
+    gain = np.where(np.isinf(old) & np.isfinite(new), 1.0, gain)  # out of no number a number: all of the error is gone
     return np.where(new == old, 0.0, gain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import inspect
 import sys
@@ -134,6 +135,19 @@ def look_beside(folder: Path) -> None:
     path = str(folder.absolute())
     if path not in sys.path:
         sys.path.insert(0, path)
+
+
+def source_digest(reference: str | None, setting: str) -> str:
+    """Return the digest of the file that holds what a project names as ``module:name``; empty for None.
+
+    What is built follows from that code, and has to be built anew when it changes. Modules that it
+    imports are not looked at.
+    """
+    if reference is None:
+        return ""
+    load_object(reference, setting)
+    path = inspect.getsourcefile(sys.modules[reference.partition(":")[0]])
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
 def load_object(reference: str, setting: str) -> Any:

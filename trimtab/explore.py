@@ -200,7 +200,7 @@ class Explorer:
     def _hopeless(self, task: Task) -> str | None:
         """Say why a recipe cannot win whatever its training gives, by the speed and size of its untrained shape."""
         probe = self.parts.space.probe(task.recipe)
-        foreseen = Costs.of(self._steps(), self.parts.project.model.settings).foresee(task.whole)
+        foreseen = Costs.of(self._steps(), self.parts.training).foresee(task.whole)
         if probe is None or (foreseen is not None and foreseen < PROBE_SECONDS):
             return None
         try:

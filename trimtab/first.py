@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from trimtab import champion, rows
+from trimtab import champion, discover, rows
 from trimtab.artifact import Model, fill_folder
 from trimtab.entry import Entry, Trial
 from trimtab.errors import ArtifactError, DataError, InputError, PluginError, TrimtabError
@@ -105,7 +105,8 @@ def _cause(parts: Parts, schema: Schema, history: Window) -> str:
 
 
 def _fit(parts: Parts, schema: Schema, prepared: rows.Prepared) -> Model:
-    model = f"{prepared.data.digest}{parts.project.model.model_dump_json()}{parts.project.seed}"
+    code = discover.source_digest(parts.project.model.settings.get("factory"), "model.factory")
+    model = f"{prepared.data.digest}{parts.project.model.model_dump_json()}{parts.project.seed}{code}"
     folder = parts.folder / "steps" / f"first-{hashlib.sha256(model.encode()).hexdigest()[:24]}"
     if not folder.is_dir():
         with fill_folder(folder) as draft:

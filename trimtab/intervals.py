@@ -86,8 +86,9 @@ def bootstrap(
     Returns
     -------
     low, high
-        NaN where there are fewer than two groups, or where the figure is not a number in more
-        resamples than may lie beyond a bound.
+        NaN where the groups are too few for the confidence: percentiles cannot leave the range of the
+        groups' own values, outside of which the truth lies with a chance of up to ``2 ** (1 - groups)``. NaN
+        too where the figure is not a number in more resamples than may lie beyond a bound.
 
     Examples
     --------
@@ -98,7 +99,7 @@ def bootstrap(
     """
     codes = np.unique(groups, return_inverse=True)[1]
     count = int(codes.max()) + 1 if len(codes) else 0
-    if count < 2:
+    if count < 2 or 2.0 ** (1 - count) > 1 - confidence:
         return float("nan"), float("nan")
     resamples = min(MOST_RESAMPLES, max(RESAMPLES, math.ceil(BEYOND / (1 - confidence))))
     figures = np.concatenate([figure(w) for w in _draws(codes, count, resamples, np.random.default_rng(seed))])

@@ -87,6 +87,11 @@ class Parts:
             self.journal.fix_start(start)
         return start
 
+    @property
+    def training(self) -> dict[str, Any]:
+        """The trainer's settings, its defaults among them, from which a technique takes what it is not told."""
+        return dataclasses.asdict(self.trainer)  # type: ignore[call-overload, no-any-return]
+
     def runtime(self, setup: Setup) -> Runtime:
         """Return a runtime, made once."""
         if setup.word not in self.runtimes:

@@ -81,7 +81,8 @@ def finalists(
             kept.append(recipe)
         else:
             why[recipe] = f"not judged: at a look no better, faster or smaller than {ahead.name}"
-    ordered = _by_promise(kept, looks, {r: worth[r] for r in kept}, target, margin)
+    error = 0.0 if metric.relative else _error({r: looks[r] for r in kept}, worth)
+    ordered = _by_promise(kept, looks, {r: worth[r] for r in kept}, target, max(margin, error))
     for recipe in ordered[most:]:
         why[recipe] = f"not judged: not among the {most} most promising on the search rows"
     return Finalists(tuple(ordered[:most]), why)
@@ -97,7 +98,7 @@ def _by_promise(
     """Sort: those near the best in quality by what the target prefers; then the rest by quality."""
     if not recipes:
         return []
-    bar = max(utilities.values()) - max(margin, _error({r: looks[r] for r in recipes}, utilities))
+    bar = max(utilities.values()) - margin
     key = {
         "speed": lambda r: -looks[r].speedup.value,
         "energy": lambda r: -looks[r].speedup.value,
@@ -113,7 +114,9 @@ def _by_promise(
 
 def _error(looks: Mapping[Recipe, Glance], utilities: Mapping[Recipe, float]) -> float:
     """Return about one standard error of the best quality, where it is a share; 0 where that cannot be told."""
-    best = max(utilities, key=lambda r: utilities[r])
+    best = max(looks, key=lambda r: utilities[r], default=None)
+    if best is None:
+        return 0.0
     share, rows = looks[best].quality, looks[best].rows
     return math.sqrt(share * (1 - share) / rows) if rows and 0 <= share <= 1 else 0.0
 

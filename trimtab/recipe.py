@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import time
@@ -213,10 +214,16 @@ class Kitchen:
     def fingerprint(self, model: Model, teacher: Model, step: Step, technique: Technique) -> str:
         """Return the digest of everything that the step's result follows from."""
         data = self.data.digest if technique.about.needs_data else None
-        versions = {name: _version(name) for name in ("trimtab", *technique.about.libraries)}
+        own = discover.installed("techniques")[step.technique].dist
+        names = ("trimtab", *technique.about.libraries, *([own.name] if own is not None else []))
+        versions = {name: _version(name) for name in names}
         settings = dataclasses.asdict(technique)  # type: ignore[call-overload]
-        cause = [model.digest, teacher.digest, step.technique, settings, data, self.seed, versions]
+        cause = [model.digest, teacher.digest, step.technique, settings, data, self.seed, versions, self._code]
         return hashlib.sha256(json.dumps(cause, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+    @functools.cached_property
+    def _code(self) -> str:
+        return discover.source_digest(self.factory, "model.factory")
 
     def _step(
         self, model: Model, teacher: Model, step: Step, technique: Technique, call: Call, deadline: float | None

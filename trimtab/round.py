@@ -217,7 +217,7 @@ def _search(parts: Parts, given: Sequence[Recipe], candidates: int, later: Seque
         halving=settings.halving,
         later=later,
         rank=by_quality if all(t.prefer == "quality" for t in parts.project.targets) else order,
-        defaults=parts.project.model.settings,
+        defaults=parts.training,
     )
 
 
@@ -238,7 +238,7 @@ def _still_fits(parts: Parts, recipe: Recipe) -> bool:
 
 def _spared(parts: Parts, rungs: Sequence[Search]) -> list[str]:
     """Say what the searches that were not run would have cost."""
-    costs = Costs.of([detail for _, _, detail in parts.journal.records("step")], parts.project.model.settings)
+    costs = Costs.of([detail for _, _, detail in parts.journal.records("step")], parts.training)
     return [f"spared: {search.promise(costs.foresee)}" for search in rungs]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections import abc
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
+from trimtab import discover
 from trimtab.errors import SettingsError
 from trimtab.recipe import Recipe, Step
 from trimtab.sampler import Parameter, Point
@@ -233,7 +235,8 @@ def _read(choices: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Choice]:
         free = tuple(
             parameter
             for key, value in settings.items()
-            if (parameter := _parameter(f"{label}.{key}", value)) is not None
+            if not (isinstance(value, list) and _is_one_list(name, key, value))
+            and (parameter := _parameter(f"{label}.{key}", value)) is not None
         )
         taken = {p.name.removeprefix(f"{label}.") for p in free}
         fixed = {k: v for k, v in settings.items() if k not in taken}
@@ -241,6 +244,13 @@ def _read(choices: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Choice]:
         about = Step(technique=name, settings={**fixed, **start}).load().about
         read.append(Choice(label, about, fixed, free))
     return read
+
+
+def _is_one_list(technique: str, key: str, value: list[Any]) -> bool:
+    """Tell whether a list is the value of a setting that takes lists, and not several values to try."""
+    hint = get_type_hints(discover.find("techniques", technique)).get(key)
+    kinds = {get_origin(h) for h in (hint, *get_args(hint))}
+    return bool(kinds & {tuple, list, abc.Sequence}) and not any(isinstance(v, list) for v in value)
 
 
 def _parameter(name: str, value: Any) -> Parameter | None:

@@ -14,7 +14,7 @@ import numpy as np
 from trimtab.data import Rows
 from trimtab.duel import Contestant, Latency, Plan, duel
 from trimtab.energy import Meter
-from trimtab.errors import ArtifactError
+from trimtab.errors import ArtifactError, ServiceError
 from trimtab.loadable import Loadable
 from trimtab.runtime import Session
 from trimtab.stopwatch import Burst, Feed, Stopwatch, draw_feeds
@@ -32,11 +32,26 @@ PEAK_CALLS = 5
 
 
 @contextmanager
-def measuring_lock(timeout: float = 600.0) -> Iterator[None]:
-    """Hold the machine-wide lock under which everything that is timed is timed."""
+def measuring_lock(timeout: float = 1200.0) -> Iterator[None]:
+    """Hold the lock under which everything on this machine that is timed is timed.
+
+    Raises
+    ------
+    ServiceError
+        When another process holds it longer than ``timeout`` seconds; a round is then left open, and taken up later.
+    """
     path = Path(tempfile.gettempdir()) / "trimtab-measuring.lock"
-    with filelock.FileLock(str(path), timeout=timeout, mode=0o666):
+    lock = filelock.FileLock(str(path), mode=0o666)
+    try:
+        lock.acquire(timeout)
+    except filelock.Timeout as error:
+        raise ServiceError(
+            f"another process has been measuring on this machine for {timeout:g} s ({path}); wait for it, or end it"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 class Given:

@@ -141,7 +141,8 @@ class QuantizeStatic:
             prepared = Path(scratch) / "prepared.onnx"
             quant_pre_process(str(model.folder / "model.onnx"), str(prepared), auto_merge=True)
             layers = layers_of(onnx.load(str(prepared)).graph)
-            draft = _Draft(self, prepared, layers, rows, _kept(self.keep_float, layers))
+            kept = _kept(self.keep_float, layers) | _answering(layers, outputs)
+            draft = _Draft(self, prepared, layers, rows, kept)
             judged = data.first(self.rows, Role.SEARCH, Role.CALIBRATION, Role.TRAIN)
             outcome = self._settle(model, draft, judged, job)
             quantized = slim(onnx.load(str(draft.path)))
@@ -265,6 +266,11 @@ def _kept(patterns: Sequence[str], layers: dict[str, list[onnx.NodeProto]]) -> f
                 f"{nearest(pattern, layers)}"
             )
     return frozenset(name for pattern in patterns for name in fnmatch.filter(layers, pattern))
+
+
+def _answering(layers: dict[str, list[onnx.NodeProto]], outputs: Sequence[str]) -> frozenset[str]:
+    """Return the layer that gives a regression's answers: in 8 bits it would know 256 of them, and none beyond."""
+    return frozenset([next(reversed(layers))]) if "predictions" in outputs and len(layers) > 1 else frozenset()
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
