@@ -453,3 +453,19 @@ class World:
         """The project as a new process opens it."""
         project = Project.model_validate(settings(self.home, self.stream, **self.changes))
         return assemble(project, registry=self.wrap(self.registry))
+
+
+@dataclass
+class DiesPromoting:
+    """A journal that never comes back from a round's promotion whose operation holds a word."""
+
+    journal: Any
+    word: str
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.journal, name)
+
+    def promote(self, operation: str, *rest: Any) -> Any:
+        if ":round:" in operation and self.word in operation:
+            raise KeyboardInterrupt
+        return self.journal.promote(operation, *rest)

@@ -155,26 +155,11 @@ def test_a_round_that_goes_on_has_only_the_minutes_that_are_left(tmp_path: Path)
     assert done.outcome == "kept"
 
 
-class DiesPromoting:
-    """A journal that never comes back from its first promotion of a round."""
-
-    def __init__(self, journal: Any) -> None:
-        self.journal = journal
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.journal, name)
-
-    def promote(self, operation: str, *rest: Any) -> Any:
-        if ":round:" in operation:
-            raise KeyboardInterrupt
-        return self.journal.promote(operation, *rest)
-
-
 def test_what_was_decided_before_a_crash_is_carried_out_as_it_stands(tmp_path: Path) -> None:
     there = world(tmp_path)
     parts = there.process()
     with pytest.raises(KeyboardInterrupt):
-        first_round(dataclasses.replace(parts, journal=DiesPromoting(parts.journal)))  # type: ignore[arg-type]
+        first_round(dataclasses.replace(parts, journal=fakes.DiesPromoting(parts.journal, ":round:")))  # type: ignore[arg-type]
     decided = next(d for _, _, d in parts.journal.records("decided"))
     before, versions = built(parts), len(parts.registry.versions())
     there.changes["optimize"] = {"techniques": ["recentre", "convert"], "candidates": 1}  # it would decide otherwise

@@ -145,28 +145,13 @@ def test_killed_between_two_promotions_both_targets_follow_one_decision(tmp_path
     there = world(tmp_path)
     parts = there.process()
     with pytest.raises(KeyboardInterrupt):
-        run(dataclasses.replace(parts, journal=DiesAtSecond(parts.journal)))  # type: ignore[arg-type]
+        run(dataclasses.replace(parts, journal=fakes.DiesPromoting(parts.journal, EDGE)))  # type: ignore[arg-type]
     decided = next(d for _, _, d in parts.journal.records("decided"))
     assert set(decided["versions"]) == {CHAMPION, EDGE}
     assert there.registry.aliases[EDGE] == 1
     there.changes["optimize"] = {"techniques": ["recentre", "convert"], "candidates": 1}  # it would decide otherwise
     run(there.process())
     assert {alias: there.registry.aliases[alias] for alias in (CHAMPION, EDGE)} == decided["versions"]
-
-
-class DiesAtSecond:
-    """A journal that never comes back from a round's promotion on a second target."""
-
-    def __init__(self, journal: Any) -> None:
-        self.journal = journal
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.journal, name)
-
-    def promote(self, operation: str, *rest: Any) -> Any:
-        if ":round:" in operation and operation.endswith(EDGE):
-            raise KeyboardInterrupt
-        return self.journal.promote(operation, *rest)
 
 
 def test_rolling_back_one_target_leaves_the_other(tmp_path: Path) -> None:
