@@ -47,7 +47,8 @@ class Interval:
 def proportion(right: npt.NDArray[np.float64], groups: npt.NDArray[np.uint64], confidence: float) -> Interval:
     """Return a share of successes with its Wilson score interval; all of [0, 1] for no rows.
 
-    Counts are divided by the design effect of the groups, whose rows are not independent.
+    Counts are divided by the design effect of the groups, whose rows are not independent, and the normal
+    quantile gives way to Student's where there are groups.
 
     Examples
     --------
@@ -58,7 +59,10 @@ def proportion(right: npt.NDArray[np.float64], groups: npt.NDArray[np.uint64], c
         return Interval(float("nan"), 0.0, 1.0)
     count = max(1, round(len(right) / design_effect(right, groups)))
     test = stats.binomtest(round(float(right.mean()) * count), count)
-    ci = test.proportion_ci(confidence_level=confidence, method="wilson")
+    level = 2 * float(stats.norm.cdf(_quantile(groups, confidence))) - 1
+    if level == 1:
+        return Interval(float(right.mean()), 0.0, 1.0)
+    ci = test.proportion_ci(confidence_level=level, method="wilson")
     return Interval(float(right.mean()), float(ci.low), float(ci.high))
 
 
@@ -126,10 +130,14 @@ def _draws(
 def design_effect(values: npt.NDArray[np.float64], groups: npt.NDArray[np.uint64]) -> float:
     """Return how much larger the variance of the mean is than with independent rows; at least 1.
 
+    Estimated from the groups' sums, with the correction for few groups, m / (m - 1). Where all values are
+    the same nothing can be estimated, and the rows of a group count as one.
+
     Examples
     --------
-    >>> design_effect(np.array([1.0, 1, -1, -1]), np.array([1, 1, 2, 2], np.uint64))
-    2.0
+    >>> groups = np.array([1, 1, 2, 2], np.uint64)
+    >>> design_effect(np.array([1.0, 1, -1, -1]), groups), design_effect(np.zeros(4), groups)
+    (4.0, 2.0)
     """
     codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
     if len(sizes) == len(values):
@@ -139,7 +147,16 @@ def design_effect(values: npt.NDArray[np.float64], groups: npt.NDArray[np.uint64
     centred = values - values.mean()
     alone = float((centred**2).sum())
     together = float((np.bincount(codes, weights=centred) ** 2).sum())
-    return max(1.0, together / alone) if alone > 0 else 1.0
+    few = len(sizes) / (len(sizes) - 1)
+    return max(1.0, few * together / alone) if alone > 0 else len(values) / len(sizes)
+
+
+def _quantile(groups: npt.NDArray[np.uint64], confidence: float) -> float:
+    """Return the standard errors of an interval: of few groups of rows, whose spread is estimated, by Student's t."""
+    count = len(np.unique(groups))
+    if count == len(groups):
+        return float(stats.norm.ppf(0.5 + confidence / 2))
+    return float(stats.t.ppf(0.5 + confidence / 2, count - 1)) if count > 1 else math.inf
 
 
 def paired_difference(
@@ -152,7 +169,7 @@ def paired_difference(
 
     Bonett and Price (2012): an adjusted Wald interval for paired proportions, which keeps its
     coverage where few rows disagree. Rows of one group are not independent: counts are divided by
-    the design effect (Kish 1965) of the groups.
+    the design effect (Kish 1965) of the groups, and the normal quantile gives way to Student's.
 
     Parameters
     ----------
@@ -172,9 +189,7 @@ def paired_difference(
     n = len(difference) / effect
     better, worse = float((difference > 0).sum()) / effect, float((difference < 0).sum()) / effect
     p_better, p_worse = (better + 1) / (n + 2), (worse + 1) / (n + 2)
-    spread = stats.norm.ppf(0.5 + confidence / 2) * math.sqrt(
-        (p_better + p_worse - (p_better - p_worse) ** 2) / (n + 2)
-    )
+    spread = _quantile(groups, confidence) * math.sqrt((p_better + p_worse - (p_better - p_worse) ** 2) / (n + 2))
     middle = p_better - p_worse
     return Interval(float(difference.mean()), max(-1.0, middle - spread), min(1.0, middle + spread))
 
