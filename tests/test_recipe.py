@@ -192,9 +192,9 @@ def test_a_network_whose_code_changed_is_built_anew(kitchen: Kitchen, tmp_path: 
     code = tmp_path / "nets_that_change.py"
     code.write_text("def make(): return 1")
     named = {"factory": "nets_that_change:make"}
-    first = dataclasses.replace(kitchen, **named).build(recipe("recentre"))  # type: ignore[arg-type]
-    again = dataclasses.replace(kitchen, **named).build(recipe("recentre"))  # type: ignore[arg-type]
+    first = dataclasses.replace(kitchen, **named).build(recipe("recentre", "convert"))  # type: ignore[arg-type]
+    again = dataclasses.replace(kitchen, **named).build(recipe("recentre", "convert"))  # type: ignore[arg-type]
     code.write_text("def make(): return 2")
-    changed = dataclasses.replace(kitchen, **named).build(recipe("recentre"))  # type: ignore[arg-type]
+    changed = dataclasses.replace(kitchen, **named).build(recipe("recentre", "convert"))  # type: ignore[arg-type]
     assert first.fingerprint == again.fingerprint
     assert changed.fingerprint != first.fingerprint
