@@ -142,6 +142,7 @@ def single_tools(parts: Parts, size: Size) -> dict[str, Loadable]:
         parts.project.seed,
         threads=2,
         factory="cifar:ResNet14",
+        training=parts.training,
     )
     chain = [
         Step(technique="prune.channel", settings={"ratio": 0.5}),

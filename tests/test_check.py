@@ -23,6 +23,12 @@ def test_a_project_without_a_problem_says_what_the_gate_needs(config: Path) -> N
     assert any("the gate needs about" in note for note in told["notes"])
 
 
+def test_a_technique_that_is_in_no_recipe_is_told(config: Path) -> None:
+    told = examine(config, ["optimize.techniques=[finetune, distill, export]"])
+    assert told["problems"] == []
+    assert any(note.startswith("distill is in no recipe") for note in told["notes"])
+
+
 def test_every_problem_is_named_at_once(config: Path) -> None:
     wrong = ["{finetune: {epochs: 0}}", "{prune.channel: {ratio: {low: 0.3, high: 1.5}}}", "exprot", "quantize.static"]
     told = examine(

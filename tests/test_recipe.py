@@ -107,10 +107,11 @@ def test_a_fingerprint_follows_from_all_that_the_result_follows_from(kitchen: Ki
         "teacher": print_of(kitchen, learns, teacher=other_parent),
         "data": print_of(dataclasses.replace(kitchen, data=other_data), learns),
         "seed": print_of(dataclasses.replace(kitchen, seed=1), learns),
+        "training": print_of(dataclasses.replace(kitchen, training={"epochs": 2}), learns),
         "technique": print_of(kitchen, cuts),
         "settings": print_of(kitchen, Step(technique="drop", settings={"columns": 2})),
     }
-    assert len({print_of(kitchen, learns), *others.values()}) == 7
+    assert len({print_of(kitchen, learns), *others.values()}) == 8
     assert print_of(dataclasses.replace(kitchen, data=other_data), cuts) == others["technique"]
     assert print_of(kitchen, Step(technique="drop")) == others["technique"]
 

@@ -131,6 +131,15 @@ def test_each_runtime_gets_models_in_its_own_format_and_none_is_compressed_twice
     assert names(*techniques, formats=("torch", "onnx"))[0] == "finetune"
 
 
+def test_a_technique_that_no_recipe_has_room_for_is_named() -> None:
+    trains, learns, converts, other = ("finetune", {}), ("distill", {}), ("export", {}), ("quantize.nncf", {})
+    assert Space([trains, ("prune.channel", {}), learns, converts]).unused == []
+    student, runtime = Space([trains, learns, converts, other]).unused
+    assert student.startswith("distill is in no recipe: it learns from the float parent")
+    assert runtime.startswith("quantize.nncf is in no recipe: it takes onnx and gives openvino")
+    assert Space([trains, converts, other], ("onnx", "openvino")).unused == []
+
+
 def test_the_converter_is_the_first_way_that_compresses_nothing() -> None:
     steps = converter([("recentre", {}), ("convert", {}), ("spoil", {}), ("convert", {})], ("onnx",))
     assert [s.technique for s in steps] == ["convert"]

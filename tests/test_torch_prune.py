@@ -28,7 +28,7 @@ from trimtab_torch.allocation import Cost, by_share, cheapest, levels, nearest_w
 from trimtab_torch.classifier import Classifier
 from trimtab_torch.export import Export
 from trimtab_torch.groups import Group, Reader, cut, describe, find
-from trimtab_torch.importance import IMPORTANCES
+from trimtab_torch.importance import IMPORTANCES, scores
 from trimtab_torch.layers import channels, multiply_adds
 from trimtab_torch.prune import PruneChannel
 from trimtab_torch.regressor import Regressor
@@ -305,6 +305,32 @@ def test_layers_ranked_against_each_other_lose_unequal_shares(digits: Bench, cha
     kept = {name: after / before for name, (before, after) in found.items() if name != "head"}
     assert len(set(kept.values())) > 1
     assert all(after % 8 == 0 for name, (_, after) in found.items() if name != "head")
+
+
+class Forked(nn.Module):
+    """Two layers read one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.left, self.right = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, table: Tensor) -> Tensor:
+        hidden = torch.relu(self.first(table))
+        self.hidden = hidden
+        logits: Tensor = self.left(hidden) * self.right(hidden).sigmoid()
+        return logits
+
+
+def test_what_two_layers_read_counts_once() -> None:
+    torch.manual_seed(0)
+    network, table = Forked(), torch.randn(32, 5)
+
+    def losses(network: nn.Module) -> Iterator[Tensor]:
+        yield network(table).square().sum()
+
+    found = scores("taylor", network, (table,), find(network, (table,))[0], losses)["first"]
+    (slope,) = torch.autograd.grad(network(table).square().sum(), network.hidden)
+    assert torch.allclose(found, (slope * network.hidden).square().mean(dim=0), rtol=1e-4)
 
 
 def test_sensitivity_saves_as_much_as_equal_shares_do_at_a_smaller_rise(digits: Bench, champion: Model) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from trimtab.window import Feature, Schema
 from trimtab_torch.classifier import Classifier
 from trimtab_torch.distill import Distill
 from trimtab_torch.export import Export
+from trimtab_torch.layers import channels
 from trimtab_torch.preprocess import Preprocess, to_tensors
 from trimtab_torch.prune import PruneChannel
 from trimtab_torch.spec import FloatModel
@@ -103,11 +105,15 @@ class Bench:
         self.root, self.schema, self.steps = root, schema, 0
         self.data = Data.write(root / "data", roles)
 
-    def job(self, teacher: Model | None = None, seed: int = 0) -> Job:
+    @property
+    def rows(self) -> Rows:
+        return self.data.rows(Role.JUDGE)
+
+    def job(self, teacher: Model | None = None, seed: int = 0, training: Mapping[str, Any] | None = None) -> Job:
         self.steps += 1
         folder = self.root / f"step{self.steps}"
         folder.mkdir()
-        return Job(folder, seed, self.schema, teacher)
+        return Job(folder, seed, self.schema, teacher, training=training or {})
 
     def with_train(self, rows: Rows) -> Data:
         self.steps += 1
@@ -203,6 +209,18 @@ def test_training_settings_travel_with_the_model(table: Bench, parent: Model) ->
     child = Finetune(epochs=2).apply(parent, table.data, table.job())
     assert child.facts["epochs"] == 2
     assert FloatModel.load(child).spec.settings.epochs == 15
+
+
+def test_the_project_says_today_what_a_technique_is_not_told(table: Bench, parent: Model) -> None:
+    today = {"factory": MLP, "arguments": {"hidden": [8]}, "epochs": 2, "learning_rate": 1e-9, "loss": "cross_entropy"}
+    still = Finetune().apply(parent, table.data, table.job(training=today))
+    assert still.facts["epochs"] == 2
+    assert torch.allclose(logits_of(still, table.rows), logits_of(parent, table.rows), atol=1e-3)
+    assert Finetune(epochs=1).apply(parent, table.data, table.job(training=today)).facts["epochs"] == 1
+    pruned = PruneChannel(recovery_epochs=1).apply(parent, table.data, table.job(parent, training=today))
+    assert Distill().apply(pruned, table.data, table.job(parent, training=today)).facts["epochs"] == 2
+    narrow = Scratch(epochs=1).apply(parent, table.data, table.job(training=today))
+    assert next(iter(channels(FloatModel.load(narrow).network).values())) == 8
 
 
 def test_same_seed_same_file_and_another_seed_another(table: Bench, parent: Model) -> None:

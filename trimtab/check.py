@@ -60,6 +60,8 @@ def examine(config: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         with _noted(problems):
             part()
     with _noted(problems):
+        notes.extend(space_of(project, runtimes_of(project)).unused)
+    with _noted(problems):
         source = source_of(project)
         history = read(project, source, 0, source.begins())
         notes.append(_rows_note(source, history))

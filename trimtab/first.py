@@ -143,6 +143,7 @@ def _export(
         parts.folder / "steps",
         parts.project.seed,
         factory=settings.get("factory"),
+        training=parts.training,
     )
     candidate = kitchen.build(recipe, formats, parts.executor.call)
     factory = settings.get("factory")

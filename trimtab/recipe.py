@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -153,6 +153,8 @@ class Kitchen:
         Most threads that a step may use.
     factory
         The only factory that a step may call, which the project names.
+    training
+        The trainer's settings, from which a step takes what it is not told.
     """
 
     parent: Model
@@ -163,6 +165,7 @@ class Kitchen:
     seed: int
     threads: int = 1
     factory: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def build(
         self,
@@ -218,7 +221,8 @@ class Kitchen:
         names = ("trimtab", *technique.about.libraries, *([own.name] if own is not None else []))
         versions = {name: _version(name) for name in names}
         settings = dataclasses.asdict(technique)  # type: ignore[call-overload]
-        cause = [model.digest, teacher.digest, step.technique, settings, data, self.seed, versions, self._code]
+        models = [model.digest, teacher.digest]
+        cause = [models, step.technique, settings, self.training, data, self.seed, versions, self._code]
         return hashlib.sha256(json.dumps(cause, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
     @functools.cached_property
@@ -242,7 +246,8 @@ class Kitchen:
         begin = time.perf_counter()
         with fill_folder(folder) as draft:
             (draft / "model").mkdir()
-            job = Job(draft / "model", self.seed, self.schema, teacher, self.threads, self.factory, deadline)
+            where = draft / "model"
+            job = Job(where, self.seed, self.schema, teacher, self.threads, self.factory, deadline, self.training)
             try:
                 made = technique.apply(model, self.data, job)
             except TrimtabError:

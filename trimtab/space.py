@@ -148,6 +148,29 @@ class Space:
         ]
 
     @property
+    def unused(self) -> list[str]:
+        """Say of each technique that stands in no recipe why not.
+
+        Examples
+        --------
+        >>> Space([("finetune", {}), ("distill", {}), ("export", {})]).unused
+        ['distill is in no recipe: it learns from the float parent, and nothing here compresses a float model ...']
+        """
+        idle = [
+            f"{c.label} is in no recipe: it learns from the float parent, and nothing here compresses a float model "
+            "for it to recover; add a technique such as prune.channel, or leave it out of optimize.techniques"
+            for c in (() if self._shrinks else self._recovers)
+        ]
+        converts = [c for c in self.choices if not c.about.takes == c.about.gives == FLOAT]
+        return idle + [
+            f"{c.label} is in no recipe: it takes {c.about.takes} and gives {c.about.gives}, and no way from the float "
+            f"model to {' or '.join(self.formats)}, which the targets' runtimes take, leads through it; add a runtime "
+            f"that takes {c.about.gives} to targets, or leave it out of optimize.techniques"
+            for c in converts
+            if not any(c in tail for tail in self._tails)
+        ]
+
+    @property
     def shrinks(self) -> bool:
         """Whether a technique of the project compresses the float model."""
         return bool(self._shrinks)

@@ -152,4 +152,5 @@ def kitchen(parts: Parts, stand: Stand) -> Kitchen:
         parts.project.seed,
         parts.project.optimize.threads,
         parts.project.model.settings.get("factory"),
+        parts.training,
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from trimtab.artifact import FLOAT, ONNX, Model
 from trimtab.data import Data
@@ -36,6 +37,9 @@ class Job:
         When the round's minutes are spent, on the clock of :func:`time.monotonic`; None: never. A step
         that works for long looks at it now and then, and gives up by raising
         :class:`~trimtab.errors.OutOfTimeError`.
+    training
+        The trainer's settings as the project has them today, from which a technique that trains takes
+        what it is not told itself; empty: what the model was made with.
     """
 
     folder: Path
@@ -45,6 +49,7 @@ class Job:
     threads: int = 1
     factory: str | None = None
     deadline: float | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class Distill(Augmented):
     Parameters
     ----------
     epochs, learning_rate, batch_size, weight_decay, precision, flip, shift
-        As the trainer has them; None takes the model's own.
+        As the trainer has them; None takes the project's ``model`` settings.
     temperature
         Softens both distributions, above 0.
     weight
@@ -48,7 +48,7 @@ class Distill(Augmented):
     teacher_arguments
         Merged over the model's arguments to build the larger teacher, such as ``{widths: [64, 128, 256]}``.
     teacher_epochs
-        That a teacher is trained here; None takes the model's own.
+        That a teacher is trained here; None takes ``model.epochs``.
 
     Examples
     --------
@@ -98,7 +98,7 @@ class Distill(Augmented):
         """Write the taught model into ``job.folder``."""
         if job.teacher is None:
             raise PluginError("distill has no teacher; put it after a step that trains, or give the round a parent")
-        student, parent = (FloatModel.load(m, job.factory) for m in (model, job.teacher))
+        student, parent = (FloatModel.taken(m, job) for m in (model, job.teacher))
         if student.spec.schema.classes != parent.spec.schema.classes:
             raise PluginError(
                 f"distill: the teacher's classes {list(parent.spec.schema.classes)} are not the student's "

@@ -126,10 +126,10 @@ def _taylor(network: nn.Module, groups: Mapping[str, Group], losses: Losses) -> 
 
 
 def _gate(seen: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    """Return a hook that keeps what a layer reads, as something that has a gradient."""
+    """Return a hook that keeps what a layer reads, as something that has a gradient of this reading alone."""
 
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        value = inputs[0] if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
+        value = inputs[0].clone() if inputs[0].requires_grad else inputs[0].detach().requires_grad_()
         seen.append(value)
         return (value, *inputs[1:])
 

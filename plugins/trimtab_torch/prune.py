@@ -114,7 +114,7 @@ class PruneChannel:
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the narrower model into ``job.folder``."""
-        whole = FloatModel.load(model, job.factory)
+        whole = FloatModel.taken(model, job)
         with workbench(job):
             cutting = _Cutting(self, whole, data, job, f"{model.digest}{data.digest}{job.seed}{self.importance}")
             network = cutting.cut()
@@ -213,7 +213,7 @@ class _Cutting:
         settings = self.model.spec.settings.but(epochs=self.settings.recovery_epochs)
         lesson = None
         if self.job.teacher is not None:
-            teacher = FloatModel.load(self.job.teacher, self.job.factory)
+            teacher = FloatModel.taken(self.job.teacher, self.job)
             scale = teacher.preprocess.into(self.model.preprocess)
             lesson = Lesson(Teacher((teacher.network,), teacher.prepare(rows.inputs), *scale))
         parts, targets = self.model.prepare(rows.inputs), self.model.targets(rows.labels)

@@ -85,7 +85,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Inherited:
-    """The training settings of a technique: what is None is taken from the model's own.
+    """The training settings of a technique: what is None is taken from the project's ``model`` settings.
 
     Parameters
     ----------

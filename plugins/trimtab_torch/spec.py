@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +21,7 @@ from trimtab.artifact import FLOAT, Model, read_json, write_json
 from trimtab.data import Rows
 from trimtab.discover import load_object
 from trimtab.errors import ArtifactError, PluginError, nearest
+from trimtab.technique import Job
 from trimtab.window import NUMERIC_INPUT, Arrays, Schema
 from trimtab_torch.preprocess import Preprocess, blank_rows, to_tensors
 from trimtab_torch.settings import Settings
@@ -56,7 +57,7 @@ class Spec:
     schema
         Of the rows.
     settings
-        The trainer's; training steps take from here what they do not set themselves.
+        The trainer's; training steps take from here what neither they nor the project say.
     """
 
     factory: str
@@ -125,6 +126,13 @@ class FloatModel:
         _fill(preprocess, _below(tensors, "preprocess."), "the preprocessing")
         _fill(network, _below(tensors, "network."), spec.factory)
         return cls(spec, preprocess.eval(), network.eval())
+
+    @classmethod
+    def taken(cls, model: Model, job: Job) -> FloatModel:
+        """Load a model to work on: by the job's factory alone, and with its training settings over the model's own."""
+        loaded = cls.load(model, job.factory)
+        today = {f.name: job.training.get(f.name) for f in fields(Settings)}
+        return replace(loaded, spec=replace(loaded.spec, settings=loaded.spec.settings.but(**today)))
 
     def save(self, folder: Path, facts: Mapping[str, object]) -> Model:
         """Lay the model down in ``folder``, with ``facts`` and its number of parameters."""

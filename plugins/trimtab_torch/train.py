@@ -51,7 +51,7 @@ class Finetune(Augmented):
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the further trained model into ``job.folder``."""
-        child = FloatModel.load(model, job.factory)
+        child = FloatModel.taken(model, job)
         rows, settings = training_rows(data, child.spec.schema), self.over(child.spec.settings)
         parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)
         loss = fit(child.network, parts, targets, settings, job, self.about.name)
@@ -62,8 +62,8 @@ class Finetune(Augmented):
 class Scratch(Augmented):
     """Build the parent's network anew, with fresh weights and freshly fitted preprocessing, and train it.
 
-    Widths that pruning left are not kept: the factory's own come back. Its settings are those of
-    :class:`trimtab_torch.settings.Augmented`.
+    Widths that pruning left are not kept: the factory's own come back, with ``model.arguments`` as the
+    project has them today. Its settings are those of :class:`trimtab_torch.settings.Augmented`.
     """
 
     about: ClassVar[About] = About(
@@ -79,7 +79,8 @@ class Scratch(Augmented):
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the newly trained model into ``job.folder``."""
-        spec = replace(FloatModel.load(model, job.factory).spec, schema=job.schema)
+        parent = FloatModel.taken(model, job).spec
+        spec = replace(parent, schema=job.schema, arguments=job.training.get("arguments", parent.arguments))
         return fit_fresh(spec, self.over(spec.settings), data, job, self.about.name)
 
 
@@ -89,7 +90,7 @@ class Head(Inherited):
 
     Where the last linear or convolution layer gives the network's outputs itself, what enters it is
     computed once for all rows, and training it takes seconds; images are then not augmented, whatever
-    the model's own settings say. Where something follows it, the network runs in every step, and only
+    the project says. Where something follows it, the network runs in every step, and only
     the layer's weights move. ``facts.json`` names it (``layer``). Its settings are those of
     :class:`trimtab_torch.settings.Inherited`.
     """
@@ -108,7 +109,7 @@ class Head(Inherited):
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the model with its new last layer into ``job.folder``."""
-        child = FloatModel.load(model, job.factory)
+        child = FloatModel.taken(model, job)
         rows = training_rows(data, child.spec.schema)
         settings = self.over(child.spec.settings).but(flip=False, shift=0)
         parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)

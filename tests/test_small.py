@@ -1,4 +1,4 @@
-"""Two targets that serve the same model, each on a runtime of its own, through a real MLflow registry."""
+"""A small project through a real MLflow registry: two targets on runtimes of their own, settings that change."""
 
 from pathlib import Path
 
@@ -37,3 +37,13 @@ def test_one_model_on_two_runtimes_is_two_versions_each_with_its_own_run(tmp_pat
     runs = {v.version: client.get_run(v.run_id) for v in client.search_model_versions("name = 'small'")}
     assert len({run.info.run_id for run in runs.values()}) == 4
     assert {run.data.tags["mlflow.runName"].endswith(" on openvino") for run in runs.values()} == {True, False}
+
+
+def test_settings_of_the_model_that_change_count_from_the_next_round_on(tmp_path: Path) -> None:
+    config = small.project(tmp_path, optimize={"techniques": ["finetune", "export"], "finalists": 1})
+    first.begin(assemble(Project.load(config)))
+    for epochs in (1, 2):
+        parts = assemble(Project.load(config, [f"model.epochs={epochs}"]))
+        optimize(parts, request_by_hand(parts, f"{epochs} epochs"))
+    steps = [detail for _, _, detail in parts.journal.records("step")]
+    assert [s["effort"] for s in steps if s["technique"] == "finetune"] == [1, 2]
