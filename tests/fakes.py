@@ -86,7 +86,7 @@ class Frames:
 
 def centroids_of(data: Data, classes: int) -> np.ndarray[Any, Any]:
     rows = data.rows(Role.TRAIN)
-    if not len(rows):
+    if not (rows.labels >= 0).any():
         raise DataError("no row to train on; wait for labels, or raise data.split.train")
     values = rows.inputs["numeric"].astype(np.float64)
     return np.array([values[rows.labels == c].mean(axis=0) for c in range(classes)])

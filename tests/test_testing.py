@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests import fakes
 from trimtab import discover
 from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role
-from trimtab.errors import SettingsError
+from trimtab.errors import DataError, OutOfTimeError, SettingsError
 from trimtab.monitor import Always, Answer, Finding, Sample
 from trimtab.registry import MemoryRegistry
 from trimtab.technique import About, Job
@@ -157,6 +158,42 @@ class Careless(Base):
 
 
 @dataclass(frozen=True)
+class Counts(Base):
+    about: ClassVar[About] = dataclasses.replace(Base.about, needs_data=True)
+
+    def apply(self, model: Model, data: Data, job: Job) -> Model:
+        if not len(data.rows(Role.TRAIN)):
+            raise DataError("no row; wait for a window")
+        np.bincount(data.rows(Role.TRAIN).labels)
+        return super().apply(model, data, job)
+
+
+@dataclass(frozen=True)
+class Tireless(Base):
+    epochs: int = 1
+
+    about: ClassVar[About] = dataclasses.replace(Base.about, effort="epochs")
+
+
+@dataclass(frozen=True)
+class Shapeless(fakes.Drop):
+    """Compresses and trains, and cannot do the one without the other."""
+
+    epochs: int = 1
+
+    about: ClassVar[About] = dataclasses.replace(fakes.Drop.about, name="breaks", effort="epochs")
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise ValueError(f"breaks.epochs must be at least 1, got {self.epochs}")
+
+    def apply(self, model: Model, data: Data, job: Job) -> Model:
+        if job.deadline is not None and time.monotonic() > job.deadline:
+            raise OutOfTimeError("too late")
+        return super().apply(model, data, job)
+
+
+@dataclass(frozen=True)
 class Sums(Base):
     """Its model's probabilities do not sum to 1."""
 
@@ -196,6 +233,9 @@ class Forgets(Base):
         (Lies, {"check_describes_what_it_wrote"}),
         (Starves, {"check_names_missing_data"}),
         (Careless, {"check_names_missing_data"}),
+        (Counts, {"check_works_without_labels"}),
+        (Tireless, {"check_gives_up_in_time"}),
+        (Shapeless, {"check_shows_its_shape_without_effort"}),
         (Sums, {"check_its_model_predicts"}),
         (Forgets, {"check_settings_survive_yaml"}),
     ],

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +20,7 @@ from trimtab.artifact import ONNX, OPENVINO, Model, write_json
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import OutOfTimeError, PluginError
 from trimtab.technique import About, Job
+from trimtab.window import Arrays
 from trimtab_openvino.graph import FILES, MAIN, fold, read, write
 
 __all__ = ["QuantizeNncf"]
@@ -90,7 +91,7 @@ class QuantizeNncf:
         DataError
             When there is no row to calibrate on.
         OutOfTimeError
-            When ``job.deadline`` passes while NNCF looks for sensitive operations.
+            When ``job.deadline`` passes while NNCF calibrates or looks for sensitive operations.
         PluginError
             When the network has nothing to quantize.
         """
@@ -101,7 +102,7 @@ class QuantizeNncf:
             control = _Control(network, judged, job)
             quantized = self._quantize(network, rows, control)
             write(quantized, job.folder)
-            lost = control.lost(_compiled(quantized))
+            lost = control.lost(_compiled(quantized, job.threads))
         count = sum(op.get_type_name() == "FakeQuantize" for op in quantized.get_ops())
         facts = {"preset": self.preset, "calibration_rows": len(rows), "quantizers": count, "lost": lost}
         write_json(job.folder / "facts.json", {**model.facts, **facts})
@@ -114,11 +115,11 @@ class QuantizeNncf:
             "fast_bias_correction": self.fast_bias_correction,
             "ignored_scope": nncf.IgnoredScope(names=_in_float(network), validate=False),
         }
-        calibration = _dataset(rows)
+        calibration = _dataset(rows, control.tick)
         if self.max_drop is None:
             return nncf.quantize(network, calibration, **settings)
         return nncf.quantize_with_accuracy_control(
-            network, calibration, _dataset(control.rows), control, max_drop=self.max_drop, **settings
+            network, calibration, _dataset(control.rows, control.tick), control, max_drop=self.max_drop, **settings
         )
 
 
@@ -129,16 +130,20 @@ class _Control:
         self.rows, self._job = rows, job
         names = [name for port in network.outputs for name in port.names]
         self._main = next(name for name in MAIN if name in names)
-        self._before = self._answers(_compiled(network), np.arange(len(rows)))
+        self._before = self._answers(_compiled(network, job.threads), np.arange(len(rows)))
 
     def __call__(self, compiled: openvino.CompiledModel, rows: Iterable[int]) -> tuple[float, None]:
-        if self._job.deadline is not None and time.monotonic() > self._job.deadline:
-            raise OutOfTimeError(
-                "quantize.nncf ran out of time while NNCF looked for sensitive operations; raise optimize.minutes, "
-                "or set quantize.nncf.max_drop: null"
-            )
+        self.tick()
         index = np.fromiter(rows, dtype=np.int64)
         return 1.0 - loss(self._before[index], self._answers(compiled, index)), None
+
+    def tick(self) -> None:
+        """Raise an OutOfTimeError when the job's deadline has passed."""
+        if self._job.deadline is not None and time.monotonic() > self._job.deadline:
+            raise OutOfTimeError(
+                "quantize.nncf ran out of time while NNCF calibrated or looked for sensitive operations; raise "
+                "optimize.minutes, lower quantize.nncf.rows, or set quantize.nncf.max_drop: null"
+            )
 
     def lost(self, compiled: openvino.CompiledModel) -> float:
         """Return what is lost on all rows, as a fraction."""
@@ -151,8 +156,9 @@ class _Control:
         return answers
 
 
-def _compiled(network: openvino.Model) -> openvino.CompiledModel:
-    return openvino.Core().compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+def _compiled(network: openvino.Model, threads: int) -> openvino.CompiledModel:
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    return openvino.Core().compile_model(network, "CPU", settings)
 
 
 def _unquantized(network: openvino.Model) -> openvino.Model:
@@ -182,11 +188,14 @@ def _in_float(network: openvino.Model) -> list[str]:
     return names
 
 
-def _dataset(rows: Rows) -> nncf.Dataset:
+def _dataset(rows: Rows, tick: Callable[[], None]) -> nncf.Dataset:
     """Give NNCF one row at a time; its items are row numbers, which :class:`_Control` looks up again."""
-    return nncf.Dataset(
-        range(len(rows)), lambda row: {name: values[row : row + 1] for name, values in rows.inputs.items()}
-    )
+
+    def take(row: int) -> Arrays:
+        tick()
+        return {name: values[row : row + 1] for name, values in rows.inputs.items()}
+
+    return nncf.Dataset(range(len(rows)), take)
 
 
 @contextlib.contextmanager

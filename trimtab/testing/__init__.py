@@ -37,13 +37,16 @@ from trimtab.testing.runtimes import (
 from trimtab.testing.sources import check_reading_again_gives_the_same, check_windows_close_in_order, check_windows_join
 from trimtab.testing.techniques import (
     check_describes_what_it_wrote,
+    check_gives_up_in_time,
     check_its_model_predicts,
     check_leaves_its_input_alone,
     check_names_missing_data,
     check_same_seed_same_model,
     check_settings_survive_yaml,
+    check_shows_its_shape_without_effort,
     check_technique_refuses_unknown_settings,
     check_technique_says_what_it_is,
+    check_works_without_labels,
     check_writes_only_into_its_folder,
 )
 
@@ -120,6 +123,9 @@ CHECKS: Mapping[str, tuple[Callable[[Any, Material], None], ...]] = {
         check_describes_what_it_wrote,
         check_its_model_predicts,
         check_names_missing_data,
+        check_works_without_labels,
+        check_gives_up_in_time,
+        check_shows_its_shape_without_effort,
     ),
     "monitors": (
         check_monitor_says_what_it_is,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import tempfile
@@ -132,6 +133,13 @@ class Material:
         """Every role without a row."""
         nothing = self.rows.take(np.zeros(0, dtype=np.int64))
         return Data.write(self.base / "no-data", dict.fromkeys(Role, nothing))
+
+    @functools.cached_property
+    def unlabelled(self) -> Data:
+        """Every role with its rows, and not one label."""
+        bare = {role: self.data.rows(role) for role in Role}
+        unknown = {role: dataclasses.replace(r, labels=np.full_like(r.labels, -1)) for role, r in bare.items()}
+        return Data.write(self.base / "unlabelled", unknown)
 
     @functools.cached_property
     def parent(self) -> Model:

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import yaml
 
 from trimtab.artifact import Model
-from trimtab.errors import DataError
+from trimtab.errors import DataError, OutOfTimeError
 from trimtab.recipe import Recipe, Step
-from trimtab.technique import About, Technique
+from trimtab.technique import FLOAT, About, Technique
 from trimtab.testing.material import (
     SEED,
     Material,
@@ -104,3 +105,49 @@ def check_names_missing_data(technique: Technique, material: Material) -> None:
         ) from error
     else:
         require(False, f"{technique.about.name} says needs_data, and made a model from no row")
+
+
+def check_works_without_labels(technique: Technique, material: Material) -> None:
+    """A round that has rows and no label yet tries nothing, though its cheapest technique asks for none."""
+    job, model = material.job("unlabelled", teacher=material.parent), material.model_for(technique)
+    try:
+        technique.apply(model, material.unlabelled, job)
+    except DataError as error:
+        require(
+            technique.about.needs_labels,
+            f"{technique.about.name} raised {error!r} on rows without labels; say needs_labels, or do without",
+        )
+    except Exception as error:  # as above
+        raise AssertionError(
+            f"{technique.about.name} raised {error!r} on rows without labels; say needs_labels, and raise DataError"
+        ) from error
+
+
+def check_gives_up_in_time(technique: Technique, material: Material) -> None:
+    """A round of two minutes takes an hour, since nothing ends a training that began in time."""
+    job = dataclasses.replace(material.job("late", teacher=material.parent), deadline=-math.inf)
+    effort = technique.about.effort
+    try:
+        technique.apply(material.model_for(technique), material.data, job)
+    except OutOfTimeError:
+        return
+    except Exception as error:  # as above
+        raise AssertionError(
+            f"{technique.about.name} past its deadline raised {error!r}, not OutOfTimeError"
+        ) from error
+    long = effort is not None and getattr(technique, effort) != 0
+    require(not long, f"{technique.about.name} worked on past its deadline; look at job.deadline as {effort} go by")
+
+
+def check_shows_its_shape_without_effort(technique: Technique, material: Material) -> None:
+    """A shape that is too slow is trained for an hour before anybody times it."""
+    about = technique.about
+    if about.takes != FLOAT or about.gives != FLOAT or not about.compresses or about.effort is None:
+        return
+    try:
+        quick = remade(technique, dataclasses.asdict(technique) | {about.effort: 0})  # type: ignore[call-overload]
+        material.apply(quick)
+    except Exception as error:  # as above
+        raise AssertionError(
+            f"{about.name} compresses, and with {about.effort}: 0 raised {error!r}; give the shape without training"
+        ) from error
