@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -658,3 +659,5 @@ def test_a_model_that_is_no_onnx_file_is_loaded_by_mlflow_through_its_runtime(
     loaded = mlflow.pyfunc.load_model(found.model_uri)
     predicted = loaded.predict({"numeric": np.ones((2, 3), np.float32)})
     np.testing.assert_allclose(predicted["probabilities"], 6.0, atol=1e-5)
+    needed = Path(mlflow.pyfunc.get_model_dependencies(found.model_uri)).read_text()
+    assert f"trimtab[openvino]=={version('trimtab')}" in needed.splitlines()

@@ -120,6 +120,31 @@ def test_a_round_whose_every_candidate_fails_lists_the_errors_and_leaves_the_cha
     assert there.registry.aliases == {CHAMPION: 1}
 
 
+class Refuses:
+    """A registry that takes no version any more."""
+
+    def __init__(self, registry: MemoryRegistry) -> None:
+        self.registry = registry
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.registry, name)
+
+    def create_version(self, candidate_id: str, operation: str, *rest: Any) -> Any:
+        if self.registry.versions():
+            raise PluginError("no more versions")
+        return self.registry.create_version(candidate_id, operation, *rest)
+
+
+def test_a_round_that_raises_is_closed_in_the_journal_and_in_the_registry(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    there.wrap = Refuses
+    parts = there.process()
+    list(loop.watch(parts, replay=True))
+    _, *asked = parts.journal.rounds()
+    assert [(r.state, r.outcome, r.detail) for r in asked] == [("closed", "failed", {"error": "no more versions"})] * 2
+    assert list(there.registry.outcomes.values()) == ["promoted", "failed", "failed"]
+
+
 def test_a_failed_candidate_is_one_row_and_not_the_end(tmp_path: Path) -> None:
     there = world(tmp_path, techniques=["recentre", "convert", "explode"])
     asked = first_round(there.process())

@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from trimtab.errors import PluginError, SettingsError, TrimtabError, nearest
 
-__all__ = ["KINDS", "Kind", "build", "find", "installed", "load_object", "make"]
+__all__ = ["KINDS", "Kind", "build", "find", "installed", "load_object", "make", "requirements", "source_digest"]
 
 Kind = Literal[
     "monitors",
@@ -46,6 +46,20 @@ def installed(kind: Kind) -> Mapping[str, EntryPoint]:
     True
     """
     return {point.name: point for point in entry_points(group=f"trimtab.{kind}")}
+
+
+def requirements(kind: Kind, name: str) -> list[str]:
+    """Return what pip must install where a plugin is to run: trimtab and the plugin's own distribution, as here.
+
+    Examples
+    --------
+    >>> requirements("runtimes", "openvino")
+    ['trimtab[openvino]==...']
+    """
+    point = installed(kind)[name]
+    own = "trimtab" if point.dist is None else point.dist.name
+    extras = f"[{','.join(point.extras)}]" if point.extras else ""
+    return [*(["trimtab==" + version("trimtab")] if own != "trimtab" else []), f"{own}{extras}=={version(own)}"]
 
 
 def find(kind: Kind, name: str) -> type[Any]:

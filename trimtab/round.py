@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Mapping, Sequence
@@ -99,16 +100,23 @@ def _give_up(parts: Parts, asked: Round, error: str) -> None:
     """Close a round that raised, with what it had decided and what of it was done."""
     promoted = [p.alias for p in parts.journal.promotions(None) if _is_of(asked, p)]
     decided = _decided(parts, asked)
-    if decided is None:
-        return parts.journal.close_round(asked.operation, "failed", {"error": error})
-    outcome = _outcome(decided, promoted)
-    detail = with_promoted(decided["detail"], promoted) | {"error": error}
-    return parts.journal.close_round(asked.operation, "failed" if outcome == "lost" else outcome, detail)
+    outcome = "lost" if decided is None else _outcome(decided, promoted)
+    outcome = "failed" if outcome == "lost" else outcome
+    detail = {"error": error} | ({} if decided is None else with_promoted(decided["detail"], promoted))
+    parts.journal.close_round(asked.operation, outcome, detail)
+    begun = _recorded(parts, asked, "logged")
+    if begun is not None:
+        with contextlib.suppress(TrimtabError):  # the journal is what counts
+            parts.registry.close_round(begun["run"], outcome, outcome_tags(outcome, detail.get("version")))
 
 
 def _decided(parts: Parts, asked: Round) -> Mapping[str, Any] | None:
     """Return what was written down first, by whatever process, as the round's decision."""
-    return next((d for _, _, d in parts.journal.records("decided") if d["round"] == asked.operation), None)
+    return _recorded(parts, asked, "decided")
+
+
+def _recorded(parts: Parts, asked: Round, kind: str) -> Mapping[str, Any] | None:
+    return next((d for _, _, d in parts.journal.records(kind) if d["round"] == asked.operation), None)
 
 
 def _is_of(asked: Round, promotion: Promotion) -> bool:
@@ -145,6 +153,8 @@ def _decide(parts: Parts, stand: Stand) -> Mapping[str, Any]:
     first decision of a round is the only one, however many processes come to one.
     """
     run = parts.executor.call("log round", parts.registry.log_round, stand.context.round_log(parts))
+    told = {"round": stand.asked.operation, "run": run}
+    parts.journal.record("logged", told, f"logged:{stand.asked.operation}")
     entries, spared = _climb(parts, stand)
     logged = log_candidates(parts, stand.context, run, entries)
     won = winners(parts, entries)
@@ -153,9 +163,7 @@ def _decide(parts: Parts, stand: Stand) -> Mapping[str, Any]:
     challenger = None
     if kept is not None:
         challenger = register(parts, stand.context, run, {CHAMPION: kept}, logged).get(CHAMPION)
-    decided = {
-        "round": stand.asked.operation,
-        "run": run,
+    decided = told | {
         "versions": {alias: version.number for alias, version in versions.items()},
         "challenger": None if challenger is None else challenger.number,
         "repair": stand.repair,

@@ -18,6 +18,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, R
 from mlflow.models import Model as MlflowModel
 from mlflow.models import ModelSignature, infer_signature
 
+from trimtab import discover
 from trimtab.artifact import ONNX, Model
 from trimtab.errors import ArtifactError
 from trimtab.registry import CandidateLog
@@ -105,7 +106,7 @@ def _save_others(scratch: Path, place: Path, about: MlflowModel, log: CandidateL
             data_path=str(data),
             mlflow_model=about,
             signature=_signature(log.example, log.outputs),
-            pip_requirements=[f"trimtab=={version('trimtab')}"],
+            pip_requirements=discover.requirements("runtimes", log.setup.runtime),
             metadata={"trimtab.digest": model.digest},
         )
 
