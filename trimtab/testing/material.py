@@ -220,11 +220,11 @@ class Material:
         )
         return models[technique.about.takes]
 
-    def apply(self, technique: Technique) -> Model:
+    def apply(self, technique: Technique, data: Data | None = None, deadline: float | None = None) -> Model:
         """Let the technique work in a new folder, away from the working folder of whoever runs the checks."""
         model, job = self.model_for(technique), self.job("step", teacher=self.parent)
         with tempfile.TemporaryDirectory(dir=self.base) as elsewhere, contextlib.chdir(elsewhere):
-            return technique.apply(model, self.data, job)
+            return technique.apply(model, data or self.data, dataclasses.replace(job, deadline=deadline))
 
     def trial(self, technique: Technique) -> Trial:
         """Let the technique work once, watched; what several checks look at is made one time."""

@@ -94,9 +94,8 @@ def check_names_missing_data(technique: Technique, material: Material) -> None:
     """A round without labels ends in a stack trace that tells nobody to wait for labels."""
     if not technique.about.needs_data:
         return
-    job = material.job("starved", teacher=material.parent)
     try:
-        technique.apply(material.model_for(technique), material.no_data, job)
+        material.apply(technique, material.no_data)
     except DataError as error:
         require(bool(str(error)), f"{technique.about.name} raised a DataError without words")
     except Exception as error:  # whatever else it raises is the finding
@@ -109,9 +108,8 @@ def check_names_missing_data(technique: Technique, material: Material) -> None:
 
 def check_works_without_labels(technique: Technique, material: Material) -> None:
     """A round that has rows and no label yet tries nothing, though its cheapest technique asks for none."""
-    job, model = material.job("unlabelled", teacher=material.parent), material.model_for(technique)
     try:
-        technique.apply(model, material.unlabelled, job)
+        material.apply(technique, material.unlabelled)
     except DataError as error:
         require(
             technique.about.needs_labels,
@@ -125,10 +123,9 @@ def check_works_without_labels(technique: Technique, material: Material) -> None
 
 def check_gives_up_in_time(technique: Technique, material: Material) -> None:
     """A round of two minutes takes an hour, since nothing ends a training that began in time."""
-    job = dataclasses.replace(material.job("late", teacher=material.parent), deadline=-math.inf)
     effort = technique.about.effort
     try:
-        technique.apply(material.model_for(technique), material.data, job)
+        material.apply(technique, deadline=-math.inf)
     except OutOfTimeError:
         return
     except Exception as error:  # as above
