@@ -176,6 +176,7 @@ def main() -> None:
     given = parser.parse_args()
     cases = given.case or (["resnet_batch1"] if given.quick else list(CASES))
     seconds = given.seconds or (0.5 if given.quick else 2.0)
+    named = "-".join(["trust", *(["quick"] if given.quick else []), *(given.case or [])])
     figures: dict[str, Any] = {"confidence": CONFIDENCE, "slowed": SLOWED, "seconds": seconds}
     for name in cases:
         for busy in (False, True):
@@ -187,8 +188,7 @@ def main() -> None:
                 answers["slowed_found"] = answers["slow_slower"] / given.times
             figures[f"{name}_{'loaded' if busy else 'alone'}"] = answers
             print(name, "beside a busy process" if busy else "alone", answers, flush=True)
-    named = "-".join(["trust", *(["quick"] if given.quick else []), *(given.case or [])])
-    print(save(named, figures, given.seed))
+            print(save(named, figures, given.seed), flush=True)  # at each step: the whole takes more than an hour
 
 
 if __name__ == "__main__":
