@@ -133,7 +133,14 @@ class Recentre:
     """Training: the centroids of the new rows."""
 
     about: ClassVar[About] = About(
-        name="recentre", takes=FLOAT, gives=FLOAT, renews_parent=True, needs_data=True, needs_labels=True, rung=3
+        name="recentre",
+        takes=FLOAT,
+        gives=FLOAT,
+        renews_parent=True,
+        needs_data=True,
+        needs_labels=True,
+        rung=3,
+        inherits=True,
     )
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:

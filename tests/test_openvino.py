@@ -186,10 +186,11 @@ def test_accuracy_control_puts_back_into_float_what_may_not_be_lost(bench: Bench
     assert taken.facts["quantizers"] > held.facts["quantizers"]
 
 
-def test_quantizing_gives_up_when_the_time_is_spent(bench: Bench) -> None:
+@pytest.mark.parametrize("max_drop", [0.01, None])
+def test_quantizing_gives_up_when_the_time_is_spent(bench: Bench, max_drop: float | None) -> None:
     late = dataclasses.replace(bench.job(), deadline=time.monotonic() - 1)
     with pytest.raises(OutOfTimeError, match=r"quantize.nncf ran out of time"):
-        QuantizeNncf(rows=10).apply(bench.model, bench.data, late)
+        QuantizeNncf(rows=10, max_drop=max_drop).apply(bench.model, bench.data, late)
 
 
 def test_what_cannot_be_quantized_says_why(bench: Bench, tmp_path: Path) -> None:

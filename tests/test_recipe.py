@@ -114,6 +114,7 @@ def test_a_fingerprint_follows_from_all_that_the_result_follows_from(kitchen: Ki
     assert len({print_of(kitchen, learns), *others.values()}) == 8
     assert print_of(dataclasses.replace(kitchen, data=other_data), cuts) == others["technique"]
     assert print_of(kitchen, Step(technique="drop")) == others["technique"]
+    assert print_of(dataclasses.replace(kitchen, training={"epochs": 2}), cuts) == others["technique"]
 
 
 @pytest.mark.parametrize(

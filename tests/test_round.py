@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests import fakes
-from trimtab import loop
+from trimtab import champion, loop
 from trimtab.errors import PluginError
 from trimtab.history import Round
 from trimtab.pareto import order
@@ -266,10 +266,26 @@ def test_a_round_that_ends_its_process_again_and_again_is_given_up(tmp_path: Pat
 
 
 class Dying:
-    """An executor whose process ends at the first call."""
+    """An executor whose process ends before anything is built."""
 
     def call(self, name: str, function: Any, *arguments: Any) -> Any:
+        if name == "log round":
+            return function(*arguments)
         raise KeyboardInterrupt
+
+
+def test_a_round_that_a_promotion_overtook_is_closed_in_the_registry_too(tmp_path: Path) -> None:
+    there = world(tmp_path)
+    for report in loop.watch(there.process(), replay=True):
+        if report.window == 1:
+            break
+    asked = request_by_hand(there.process(), "curious")
+    with pytest.raises(KeyboardInterrupt):
+        optimize(dataclasses.replace(there.process(), executor=Dying()), asked)
+    parts = there.process()
+    champion.promote(parts, "by hand", 1, parts.journal.promotions()[-1].epoch, "rollback", {})
+    assert optimize(parts, asked).outcome == "lost"
+    assert list(there.registry.outcomes.values()) == ["promoted", "lost"]
 
 
 def test_what_another_process_decided_first_is_carried_out(tmp_path: Path) -> None:

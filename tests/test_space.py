@@ -138,6 +138,8 @@ def test_a_technique_that_no_recipe_has_room_for_is_named() -> None:
     assert student.startswith("distill is in no recipe: it learns from the float parent")
     assert runtime.startswith("quantize.nncf is in no recipe: it takes onnx and gives openvino")
     assert Space([trains, converts, other], ("onnx", "openvino")).unused == []
+    (astray,) = Space([trains, ("quantize.static", {})], ("torch", "onnx")).unused
+    assert "add a technique that gives onnx, such as export" in astray
 
 
 def test_the_converter_is_the_first_way_that_compresses_nothing() -> None:

@@ -218,6 +218,8 @@ def test_the_project_says_today_what_a_technique_is_not_told(table: Bench, paren
     assert torch.allclose(logits_of(still, table.rows), logits_of(parent, table.rows), atol=1e-3)
     assert Finetune(epochs=1).apply(parent, table.data, table.job(training=today)).facts["epochs"] == 1
     pruned = PruneChannel(recovery_epochs=1).apply(parent, table.data, table.job(parent, training=today))
+    bare = PruneChannel().apply(parent, table.data, table.job(parent))
+    assert torch.allclose(logits_of(pruned, table.rows), logits_of(bare, table.rows), atol=1e-2)
     assert Distill().apply(pruned, table.data, table.job(parent, training=today)).facts["epochs"] == 2
     narrow = Scratch(epochs=1).apply(parent, table.data, table.job(training=today))
     assert next(iter(channels(FloatModel.load(narrow).network).values())) == 8

@@ -404,6 +404,11 @@ def test_the_loss_stays_with_the_model(prices: Bench) -> None:
     assert FloatModel.load(Finetune(epochs=1).apply(model, prices.data, prices.job())).spec.settings.loss == "huber"
 
 
+def test_the_loss_of_today_counts_where_the_project_names_one(prices: Bench, pricer: Model) -> None:
+    job = replace(prices.job(), training={"loss": "huber"})
+    assert FloatModel.load(Finetune(epochs=1).apply(pricer, prices.data, job)).spec.settings.loss == "huber"
+
+
 def test_rows_whose_number_has_not_arrived_are_not_trained_on(prices: Bench, pricer: Model) -> None:
     rows = prices.data.rows(Role.TRAIN)
     late = replace(rows, labels=np.where(np.arange(len(rows)) < 300, rows.labels, np.nan))

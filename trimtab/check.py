@@ -60,7 +60,9 @@ def examine(config: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         with _noted(problems):
             part()
     with _noted(problems):
-        notes.extend(space_of(project, runtimes_of(project)).unused)
+        written = {step.technique for recipe in project.optimize.recipes for step in recipe.steps}
+        idle = space_of(project, runtimes_of(project)).unused
+        notes.extend(why for why in idle if why.partition(" ")[0] not in written)
     with _noted(problems):
         source = source_of(project)
         history = read(project, source, 0, source.begins())

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -58,7 +59,7 @@ def requirements(kind: Kind, name: str) -> list[str]:
     """
     point = installed(kind)[name]
     own = "trimtab" if point.dist is None else point.dist.name
-    extras = f"[{','.join(point.extras)}]" if point.extras else ""
+    extras = "".join(re.findall(r"\[.*\]", point.value)).replace(" ", "")  # the point's own list tears hyphens apart
     return [*(["trimtab==" + version("trimtab")] if own != "trimtab" else []), f"{own}{extras}=={version(own)}"]
 
 

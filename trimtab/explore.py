@@ -138,7 +138,8 @@ class Explorer:
         return {str(d["key"]): {k: str(d[k]) for k in ("note", "error") if k in d} for d in records}
 
     def _key(self, task: Task) -> str:
-        recipe = json.dumps(task.recipe.model_dump(mode="json"), sort_keys=True)
+        what = [task.recipe.model_dump(mode="json"), self.kitchen.training]  # what is mended is tried again
+        recipe = json.dumps(what, sort_keys=True, default=str)
         return hashlib.sha256(f"{task.level}{recipe}".encode()).hexdigest()[:32]
 
     def _built(self, recipe: Recipe) -> Candidate | None:

@@ -154,7 +154,7 @@ class Kitchen:
     factory
         The only factory that a step may call, which the project names.
     training
-        The trainer's settings, from which a step takes what it is not told.
+        The trainer's settings, from which a step that inherits them takes what it is not told.
     """
 
     parent: Model
@@ -221,9 +221,12 @@ class Kitchen:
         names = ("trimtab", *technique.about.libraries, *([own.name] if own is not None else []))
         versions = {name: _version(name) for name in names}
         settings = dataclasses.asdict(technique)  # type: ignore[call-overload]
-        models = [model.digest, teacher.digest]
-        cause = [models, step.technique, settings, self.training, data, self.seed, versions, self._code]
+        models, training = [model.digest, teacher.digest], self._training(technique)
+        cause = [models, step.technique, settings, training, data, self.seed, versions, self._code]
         return hashlib.sha256(json.dumps(cause, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+    def _training(self, technique: Technique) -> Mapping[str, Any]:
+        return self.training if technique.about.inherits else {}
 
     @functools.cached_property
     def _code(self) -> str:
@@ -246,8 +249,8 @@ class Kitchen:
         begin = time.perf_counter()
         with fill_folder(folder) as draft:
             (draft / "model").mkdir()
-            where = draft / "model"
-            job = Job(where, self.seed, self.schema, teacher, self.threads, self.factory, deadline, self.training)
+            where, training = draft / "model", self._training(technique)
+            job = Job(where, self.seed, self.schema, teacher, self.threads, self.factory, deadline, training)
             try:
                 made = technique.apply(model, self.data, job)
             except TrimtabError:

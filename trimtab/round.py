@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import time
 from collections.abc import Mapping, Sequence
@@ -86,7 +85,8 @@ def _refuse_deadly(parts: Parts, asked: Round) -> None:
         When it was taken up :data:`TAKES` times since anything came of it.
     """
     parts.journal.record("taken up", {"round": asked.operation})
-    told = [kind for _, kind, detail in parts.journal.records() if detail.get("round") == asked.operation]
+    records = [(kind, detail) for _, kind, detail in parts.journal.records() if kind != "logged"]
+    told = [kind for kind, detail in records if detail.get("round") == asked.operation]
     since = list(itertools.takewhile(lambda kind: kind == "taken up", reversed(told)))
     if len(since) > TAKES:
         raise PluginError(
@@ -104,10 +104,17 @@ def _give_up(parts: Parts, asked: Round, error: str) -> None:
     outcome = "failed" if outcome == "lost" else outcome
     detail = {"error": error} | ({} if decided is None else with_promoted(decided["detail"], promoted))
     parts.journal.close_round(asked.operation, outcome, detail)
-    begun = _recorded(parts, asked, "logged")
-    if begun is not None:
-        with contextlib.suppress(TrimtabError):  # the journal is what counts
-            parts.registry.close_round(begun["run"], outcome, outcome_tags(outcome, detail.get("version")))
+    _close_run(parts, asked, outcome, detail.get("version"))
+
+
+def _close_run(parts: Parts, asked: Round, outcome: str, version: int | None) -> None:
+    """Close the registry's run of a round that is closed, if one was begun; the journal is what counts."""
+    try:
+        begun = _recorded(parts, asked, "logged")
+        if begun is not None:
+            parts.registry.close_round(begun["run"], outcome, outcome_tags(outcome, version))
+    except Exception as error:  # a stranger's registry may raise anything, and must not hide what came before
+        parts.journal.record("error", {"run": asked.operation, "message": str(error)})
 
 
 def _decided(parts: Parts, asked: Round) -> Mapping[str, Any] | None:
@@ -133,7 +140,8 @@ def _run(parts: Parts, asked: Round) -> None:
     if decided is None:
         promotions = parts.journal.promotions(None)
         if _overtaken(asked, promotions):
-            return parts.journal.close_round(asked.operation, "lost", {"reason": "another promotion came first"})
+            parts.journal.close_round(asked.operation, "lost", {"reason": "another promotion came first"})
+            return _close_run(parts, asked, "lost", None)
         decided = _decide(parts, take(parts, asked, promotions, begin))
     return _carry_out(parts, asked, decided)
 

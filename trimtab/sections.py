@@ -220,7 +220,9 @@ class DataSettings(Section):
 
 
 class ModelSettings(Section):
-    """How the first champion is built; everything beside these two is a setting of the trainer.
+    """How the first champion is built, and what later training takes that no technique says itself.
+
+    Everything beside these two is a setting of the trainer.
 
     Parameters
     ----------

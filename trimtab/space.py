@@ -164,11 +164,16 @@ class Space:
         converts = [c for c in self.choices if not c.about.takes == c.about.gives == FLOAT]
         return idle + [
             f"{c.label} is in no recipe: it takes {c.about.takes} and gives {c.about.gives}, and no way from the float "
-            f"model to {' or '.join(self.formats)}, which the targets' runtimes take, leads through it; add a runtime "
-            f"that takes {c.about.gives} to targets, or leave it out of optimize.techniques"
+            f"model to {' or '.join(self.formats)}, which the targets' runtimes take, leads through it; "
+            f"{self._way_to(c.about)}, or leave it out of optimize.techniques"
             for c in converts
             if not any(c in tail for tail in self._tails)
         ]
+
+    def _way_to(self, about: About) -> str:
+        if about.gives in self.formats:
+            return f"add a technique that gives {about.takes}, such as export"
+        return f"add a runtime that takes {about.gives} to targets"
 
     @property
     def shrinks(self) -> bool:

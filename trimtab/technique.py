@@ -38,8 +38,8 @@ class Job:
         that works for long looks at it now and then, and gives up by raising
         :class:`~trimtab.errors.OutOfTimeError`.
     training
-        The trainer's settings as the project has them today, from which a technique that trains takes
-        what it is not told itself; empty: what the model was made with.
+        The trainer's settings as the project has them today, for a technique that ``inherits`` them; a
+        setting that is not among them is as the model was made with.
     """
 
     folder: Path
@@ -81,6 +81,8 @@ class About:
         Whether its result is smaller on disk than what it took.
     experimental
         Keeps it out of every default search.
+    inherits
+        Whether it takes from the trainer's settings what it is not told (``Job.training``).
     libraries
         Distributions whose versions its result depends on.
     """
@@ -97,6 +99,7 @@ class About:
     faster_on: tuple[str, ...] = ()
     smaller: bool = False
     experimental: bool = False
+    inherits: bool = False
     libraries: tuple[str, ...] = ()
 
     @property

@@ -74,6 +74,7 @@ class Distill(Augmented):
         needs_teacher=True,
         needs_labels=True,
         effort="epochs",
+        inherits=True,
         libraries=("torch",),
     )
 
@@ -115,7 +116,8 @@ class Distill(Augmented):
         """Return who teaches, trained where it is not the parent alone."""
         networks = [parent.network]
         if self.teacher == "larger":
-            spec = replace(parent.spec, arguments={**parent.spec.arguments, **self.teacher_arguments})
+            own = job.training.get("arguments", parent.spec.arguments)
+            spec = replace(parent.spec, arguments={**own, **self.teacher_arguments})
             networks = [self._train(replace(parent, spec=spec), rows, job, "distill's larger teacher").network]
         elif self.teacher == "ensemble":
             networks += [

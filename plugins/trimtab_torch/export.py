@@ -110,7 +110,7 @@ class Export:
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the exported model into ``job.folder``."""
-        loaded = FloatModel.taken(model, job)
+        loaded = FloatModel.load(model, job.factory)
         schema = loaded.spec.schema
         taken = {PROBABILITIES, PREDICTIONS, EMBEDDING} & {i.name for i in schema.inputs}
         if taken:

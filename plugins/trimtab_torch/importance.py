@@ -138,7 +138,8 @@ def _gate(seen: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple
 
 def _carried(read: Mapping[str, list[Tensor]], loss: Tensor, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Return, by layer, what the loss loses at first order without each of its inputs, ``[rows, inputs]``."""
-    slopes = iter(torch.autograd.grad(loss, [value for seen in read.values() for value in seen]))
+    values = [value for seen in read.values() for value in seen]  # of which some may lead nowhere
+    slopes = iter(torch.autograd.grad(loss, values, allow_unused=True, materialize_grads=True))
     carried: dict[str, Tensor] = {}
     for name, seen in read.items():
         parts = [_by_channel(value.detach() * next(slopes), modules[name]) for value in seen]

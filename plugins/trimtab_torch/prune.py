@@ -93,6 +93,7 @@ class PruneChannel:
         needs_data=True,
         needs_labels=True,
         effort="recovery_epochs",
+        inherits=True,
         faster_on=("onnxruntime", "openvino", "torch"),
         smaller=True,
         libraries=("torch", "torch-pruning"),

@@ -72,7 +72,7 @@ class Recalibrate:
 
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the recalibrated model into ``job.folder``."""
-        child = FloatModel.taken(model, job)
+        child = FloatModel.load(model, job.factory)
         norms = [m for m in child.network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
         if not norms:
             raise PluginError(

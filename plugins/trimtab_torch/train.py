@@ -46,6 +46,7 @@ class Finetune(Augmented):
         needs_labels=True,
         rung=3,
         effort="epochs",
+        inherits=True,
         libraries=("torch",),
     )
 
@@ -74,6 +75,7 @@ class Scratch(Augmented):
         needs_data=True,
         needs_labels=True,
         effort="epochs",
+        inherits=True,
         libraries=("torch",),
     )
 
@@ -104,6 +106,7 @@ class Head(Inherited):
         needs_labels=True,
         rung=2,
         effort="epochs",
+        inherits=True,
         libraries=("torch",),
     )
 
