@@ -133,12 +133,12 @@ def test_each_runtime_gets_models_in_its_own_format_and_none_is_compressed_twice
 
 def test_a_technique_that_no_recipe_has_room_for_is_named() -> None:
     trains, learns, converts, other = ("finetune", {}), ("distill", {}), ("export", {}), ("quantize.nncf", {})
-    assert Space([trains, ("prune.channel", {}), learns, converts]).unused == []
-    student, runtime = Space([trains, learns, converts, other]).unused
+    assert Space([trains, ("prune.channel", {}), learns, converts]).unused == {}
+    student, runtime = Space([trains, learns, converts, other]).unused.values()
     assert student.startswith("distill is in no recipe: it learns from the float parent")
     assert runtime.startswith("quantize.nncf is in no recipe: it takes onnx and gives openvino")
-    assert Space([trains, converts, other], ("onnx", "openvino")).unused == []
-    (astray,) = Space([trains, ("quantize.static", {})], ("torch", "onnx")).unused
+    assert Space([trains, converts, other], ("onnx", "openvino")).unused == {}
+    (astray,) = Space([trains, ("quantize.static", {})], ("torch", "onnx")).unused.values()
     assert "add a technique that gives onnx, such as export" in astray
 
 

@@ -62,7 +62,7 @@ def examine(config: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     with _noted(problems):
         written = {step.technique for recipe in project.optimize.recipes for step in recipe.steps}
         idle = space_of(project, runtimes_of(project)).unused
-        notes.extend(why for why in idle if why.partition(" ")[0] not in written)
+        notes.extend(why for label, why in idle.items() if label not in written)
     with _noted(problems):
         source = source_of(project)
         history = read(project, source, 0, source.begins())

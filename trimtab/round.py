@@ -85,8 +85,8 @@ def _refuse_deadly(parts: Parts, asked: Round) -> None:
         When it was taken up :data:`TAKES` times since anything came of it.
     """
     parts.journal.record("taken up", {"round": asked.operation})
-    records = [(kind, detail) for _, kind, detail in parts.journal.records() if kind != "logged"]
-    told = [kind for kind, detail in records if detail.get("round") == asked.operation]
+    records = parts.journal.records()
+    told = [kind for _, kind, detail in records if detail.get("round") == asked.operation and kind != "logged"]
     since = list(itertools.takewhile(lambda kind: kind == "taken up", reversed(told)))
     if len(since) > TAKES:
         raise PluginError(
@@ -99,7 +99,7 @@ def _refuse_deadly(parts: Parts, asked: Round) -> None:
 def _give_up(parts: Parts, asked: Round, error: str) -> None:
     """Close a round that raised, with what it had decided and what of it was done."""
     promoted = [p.alias for p in parts.journal.promotions(None) if _is_of(asked, p)]
-    decided = _decided(parts, asked)
+    decided = _recorded(parts, asked, "decided")
     outcome = "lost" if decided is None else _outcome(decided, promoted)
     outcome = "failed" if outcome == "lost" else outcome
     detail = {"error": error} | ({} if decided is None else with_promoted(decided["detail"], promoted))
@@ -117,12 +117,8 @@ def _close_run(parts: Parts, asked: Round, outcome: str, version: int | None) ->
         parts.journal.record("error", {"run": asked.operation, "message": str(error)})
 
 
-def _decided(parts: Parts, asked: Round) -> Mapping[str, Any] | None:
-    """Return what was written down first, by whatever process, as the round's decision."""
-    return _recorded(parts, asked, "decided")
-
-
 def _recorded(parts: Parts, asked: Round, kind: str) -> Mapping[str, Any] | None:
+    """Return what was written down first of a kind for a round, by whatever process."""
     return next((d for _, _, d in parts.journal.records(kind) if d["round"] == asked.operation), None)
 
 
@@ -136,7 +132,7 @@ def _run(parts: Parts, asked: Round) -> None:
     if champion.reconcile(parts) is None or any(r.cause == "first" and r.open for r in parts.journal.rounds()):
         raise InputError("the first champion is not complete: run the project once before asking for a round")
     _refuse_deadly(parts, asked)
-    decided = _decided(parts, asked)
+    decided = _recorded(parts, asked, "decided")
     if decided is None:
         promotions = parts.journal.promotions(None)
         if _overtaken(asked, promotions):
@@ -178,7 +174,7 @@ def _decide(parts: Parts, stand: Stand) -> Mapping[str, Any]:
         "detail": stand.context.detail(entries, won, versions, challenger, spared),
     }
     parts.journal.record("decided", decided, f"decided:{stand.asked.operation}")
-    return _decided(parts, stand.asked) or decided  # another's, where this process slept and lost its lease
+    return _recorded(parts, stand.asked, "decided") or decided  # another's, where this process slept and lost its lease
 
 
 def _climb(parts: Parts, stand: Stand) -> tuple[list[Entry], list[str]]:

@@ -148,27 +148,27 @@ class Space:
         ]
 
     @property
-    def unused(self) -> list[str]:
-        """Say of each technique that stands in no recipe why not.
+    def unused(self) -> dict[str, str]:
+        """Say of each technique that stands in no recipe why not, by its label.
 
         Examples
         --------
-        >>> Space([("finetune", {}), ("distill", {}), ("export", {})]).unused
-        ['distill is in no recipe: it learns from the float parent, and nothing here compresses a float model ...']
+        >>> Space([("finetune", {}), ("distill", {}), ("export", {})]).unused["distill"]
+        'distill is in no recipe: it learns from the float parent, and nothing here compresses a float model ...'
         """
-        idle = [
-            f"{c.label} is in no recipe: it learns from the float parent, and nothing here compresses a float model "
-            "for it to recover; add a technique such as prune.channel, or leave it out of optimize.techniques"
+        idle = {
+            c.label: f"{c.label} is in no recipe: it learns from the float parent, and nothing here compresses a float "
+            "model for it to recover; add a technique such as prune.channel, or leave it out of optimize.techniques"
             for c in (() if self._shrinks else self._recovers)
-        ]
+        }
         converts = [c for c in self.choices if not c.about.takes == c.about.gives == FLOAT]
-        return idle + [
-            f"{c.label} is in no recipe: it takes {c.about.takes} and gives {c.about.gives}, and no way from the float "
-            f"model to {' or '.join(self.formats)}, which the targets' runtimes take, leads through it; "
+        return idle | {
+            c.label: f"{c.label} is in no recipe: it takes {c.about.takes} and gives {c.about.gives}, and no way from the "
+            f"float model to {' or '.join(self.formats)}, which the targets' runtimes take, leads through it; "
             f"{self._way_to(c.about)}, or leave it out of optimize.techniques"
             for c in converts
             if not any(c in tail for tail in self._tails)
-        ]
+        }
 
     def _way_to(self, about: About) -> str:
         if about.gives in self.formats:

@@ -148,7 +148,7 @@ def check_shows_its_shape_without_effort(technique: Technique, material: Materia
         shape = material.apply(quick)
     except Exception as error:  # as above
         raise AssertionError(
-            f"{about.name} compresses, and with {about.effort}: 0 raised {error!r}; give the shape without training"
+            f"{about.name} with {about.effort}: 0 raised {error!r}; give the shape without training"
         ) from error
     whole = material.trial(technique).model.size_bytes
     require(
