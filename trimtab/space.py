@@ -163,8 +163,8 @@ class Space:
         }
         converts = [c for c in self.choices if not c.about.takes == c.about.gives == FLOAT]
         return idle | {
-            c.label: f"{c.label} is in no recipe: it takes {c.about.takes} and gives {c.about.gives}, and no way from the "
-            f"float model to {' or '.join(self.formats)}, which the targets' runtimes take, leads through it; "
+            c.label: f"{c.label} is in no recipe: it takes {c.about.takes} and gives {c.about.gives}, and no way "
+            f"from the float model to {' or '.join(self.formats)}, which the targets' runtimes take, leads through it; "
             f"{self._way_to(c.about)}, or leave it out of optimize.techniques"
             for c in converts
             if not any(c in tail for tail in self._tails)
