@@ -15,7 +15,7 @@ from trimtab import discover
 from trimtab.artifact import FLOAT, ONNX, Model, read_json, write_json
 from trimtab.data import Data, Role
 from trimtab.errors import ArtifactError, DataError
-from trimtab.monitor import Answer, Finding, Sample
+from trimtab.monitor import Answer, Case, Finding, OnDraw, Sample
 from trimtab.parts import Parts, assemble
 from trimtab.registry import MemoryRegistry
 from trimtab.settings import Project
@@ -78,7 +78,7 @@ class Frames:
         low = start + (number - 1) * self.every if number else 0
         high = start + number * self.every
         frame = STREAMS[self.path].iloc[low:high].reset_index(drop=True)
-        return Window(Span(number, low, high), f"row {low}", f"row {high}", frame)
+        return Window.of(Span(number, low, high), f"row {low}", f"row {high}", frame)
 
     def closes(self, number: int, start: int) -> float | None:
         return None
@@ -284,7 +284,7 @@ class SlowRuntime:
 
 
 @dataclass(frozen=True)
-class Guard:
+class Guard(OnDraw):
     """Broken: a column without values, or too few rows."""
 
     name: ClassVar[str] = "guard"
@@ -292,18 +292,19 @@ class Guard:
     needs_labels: ClassVar[bool] = False
     statistical: ClassVar[bool] = False
 
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
+    def check(self, case: Case) -> Finding:
+        current = case.current
         empty = [name for name in current.schema.names if current.frame[name].isna().all()]
         if empty and len(current):
             return Finding(self.name, current.number, Answer.BROKEN, (f"column {empty[0]!r} is empty",))
         return Finding(self.name, current.number, Answer.FINE)
 
-    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
+    def report(self, case: Case, path: Path) -> bool:
         return False
 
 
 @dataclass(frozen=True)
-class Means:
+class Means(OnDraw):
     """Moved: the mean of a column by more than ``limit`` of its standard deviation."""
 
     limit: float = 0.5
@@ -314,7 +315,8 @@ class Means:
     needs_labels: ClassVar[bool] = False
     statistical: ClassVar[bool] = True
 
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
+    def check(self, case: Case) -> Finding:
+        reference, current = case.reference, case.current
         if len(current) < self.few or not current.inputs:
             return Finding(self.name, current.number, Answer.UNKNOWN, (f"{len(current)} rows, {self.few} are needed",))
         old, new = reference.inputs["numeric"], current.inputs["numeric"]
@@ -323,13 +325,13 @@ class Means:
         far = tuple(f"column {n!r} moved by {s:.2f} sd" for n, s in scores.items() if s > self.limit)
         return Finding(self.name, current.number, Answer.MOVED if far else Answer.FINE, far, scores)
 
-    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
+    def report(self, case: Case, path: Path) -> bool:
         path.write_text("<p>moved</p>")
         return True
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Accuracy(OnDraw):
     """Worse: right predictions fell by more than ``drop``."""
 
     drop: float = 0.1
@@ -340,7 +342,8 @@ class Accuracy:
     needs_labels: ClassVar[bool] = True
     statistical: ClassVar[bool] = False
 
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
+    def check(self, case: Case) -> Finding:
+        reference, current = case.reference, case.current
         before, now = _accuracy(reference), _accuracy(current)
         if now is None or before is None or len(current) < self.few:
             return Finding(self.name, current.number, Answer.UNKNOWN, ("not enough labels",))
@@ -348,7 +351,7 @@ class Accuracy:
         reasons = (f"accuracy {now:.2f}, was {before:.2f}",) if worse else ()
         return Finding(self.name, current.number, Answer.WORSE if worse else Answer.FINE, reasons, {"accuracy": now})
 
-    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
+    def report(self, case: Case, path: Path) -> bool:
         return False
 
 
@@ -362,7 +365,7 @@ def _accuracy(sample: Sample) -> float | None:
 
 
 @dataclass(frozen=True)
-class Raises:
+class Raises(OnDraw):
     """A monitor that raises."""
 
     name: ClassVar[str] = "raises"
@@ -370,10 +373,10 @@ class Raises:
     needs_labels: ClassVar[bool] = False
     statistical: ClassVar[bool] = True
 
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
+    def check(self, case: Case) -> Finding:
         raise RuntimeError("no luck today")
 
-    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
+    def report(self, case: Case, path: Path) -> bool:
         return False
 
 

@@ -469,21 +469,21 @@ PLUGINS = """
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trimtab.monitor import Answer, Finding
+from trimtab.monitor import Answer, Finding, OnDraw
 from trimtab.technique import About
 
 
 @dataclass(frozen=True)
-class Look:
+class Look(OnDraw):
     name: ClassVar[str] = "look"
     guards: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
     statistical: ClassVar[bool] = False
 
-    def check(self, reference, current, alpha):
-        return Finding(self.name, current.number, Answer.MOVED, ("the sky is blue",))
+    def check(self, case):
+        return Finding(self.name, case.current.number, Answer.MOVED, ("the sky is blue",))
 
-    def report(self, reference, current, path):
+    def report(self, case, path):
         return False
 
 
@@ -491,7 +491,7 @@ class Look:
 class Raises(Look):
     name: ClassVar[str] = "raises"
 
-    def check(self, reference, current, alpha):
+    def check(self, case):
         raise RuntimeError("no luck today")
 
 
@@ -499,7 +499,7 @@ class Raises(Look):
 class Mute(Look):
     name: ClassVar[str] = "mute"
 
-    def check(self, reference, current, alpha):
+    def check(self, case):
         return None
 
 
@@ -507,7 +507,7 @@ class Mute(Look):
 class Unprintable(Look):
     name: ClassVar[str] = "unprintable"
 
-    def report(self, reference, current, path):
+    def report(self, case, path):
         raise OSError("no paper")
 
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.monitor import Answer, Finding, Sample
+from tests.judged import judged
+from trimtab.monitor import Answer, Finding, Sample, case_of
 from trimtab.window import Feature, Schema
 from trimtab_evidently.integrity import Integrity
 
@@ -48,7 +49,7 @@ SCHEMA = Schema.freeze(FEATURES, REFERENCE, label="y", id="row")
 
 def check(frame: pd.DataFrame, monitor: Integrity | None = None, schema: Schema = SCHEMA) -> Finding:
     monitor = monitor or Integrity()
-    return monitor.check(Sample(schema, REFERENCE), Sample(schema, frame, number=5), 0.05)
+    return judged(monitor, Sample(schema, REFERENCE), Sample(schema, frame, number=5), 0.05)
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,8 @@ def test_one_class_is_fine_where_the_reference_hardly_knows_another() -> None:
     reference = rows(4000).assign(y=["yes"] * 8 + ["no"] * 3992)
     schema = Schema.freeze(FEATURES, reference, label="y")
     current = Sample(schema, rows(300, seed=2).assign(y="no"), number=1)
-    assert Integrity().check(Sample(schema, reference), current, 0.05).answer == Answer.FINE
-    assert Integrity().check(Sample(schema, rows(400)), current, 0.05).answer == Answer.BROKEN
+    assert judged(Integrity(), Sample(schema, reference), current, 0.05).answer == Answer.FINE
+    assert judged(Integrity(), Sample(schema, rows(400)), current, 0.05).answer == Answer.BROKEN
 
 
 def test_few_labels_of_one_class_are_fine() -> None:
@@ -191,7 +192,7 @@ def test_missing_as_often_as_in_the_reference_is_fine() -> None:
     reference = rows(400).assign(income=[1.0, np.nan, np.nan, np.nan] * 100)
     for present, answer in ((20, Answer.FINE), (2, Answer.BROKEN)):
         frame = rows(100).assign(income=[1.0] * present + [np.nan] * (100 - present))
-        finding = Integrity().check(Sample(SCHEMA, reference), Sample(SCHEMA, frame), 0.05)
+        finding = judged(Integrity(), Sample(SCHEMA, reference), Sample(SCHEMA, frame), 0.05)
         assert finding.answer == answer
 
 
@@ -199,7 +200,7 @@ def test_whole_float_labels_are_their_integer_classes() -> None:
     reference = rows(200).assign(y=[0, 1] * 100)
     schema = Schema.freeze(FEATURES, reference, label="y")
     late = rows(100).assign(y=[0.0, 1.0, np.nan, 1.0] * 25)
-    assert Integrity().check(Sample(schema, reference), Sample(schema, late), 0.05).reasons == ()
+    assert judged(Integrity(), Sample(schema, reference), Sample(schema, late), 0.05).reasons == ()
 
 
 @pytest.mark.parametrize(
@@ -216,5 +217,5 @@ def test_a_setting_against_its_rule_is_refused(settings_: dict[str, float], word
 
 def test_it_writes_no_page(tmp_path: Path) -> None:
     sample = Sample(SCHEMA, REFERENCE)
-    assert not Integrity().report(sample, sample, tmp_path / "page.html")
+    assert not Integrity().report(case_of(Integrity(), sample, sample, 0.05), tmp_path / "page.html")
     assert not list(tmp_path.iterdir())

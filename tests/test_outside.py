@@ -159,7 +159,7 @@ from typing import ClassVar
 import numpy as np
 
 from trimtab.artifact import Model
-from trimtab.monitor import Answer, Finding
+from trimtab.monitor import Answer, Finding, OnDraw
 from trimtab.technique import About
 
 
@@ -188,7 +188,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Beyond:
+class Beyond(OnDraw):
     """Find windows of which more than a share lies beyond what the reference ever held."""
 
     share: float = 0.05
@@ -202,7 +202,8 @@ class Beyond:
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
 
-    def check(self, reference, current, alpha):
+    def check(self, case):
+        reference, current = case.reference, case.current
         if min(len(reference), len(current)) < 50:
             return Finding(self.name, current.number, Answer.UNKNOWN, ("needs 50 rows",))
         before, now = reference.inputs["numeric"], current.inputs["numeric"]
@@ -211,7 +212,7 @@ class Beyond:
         scores = {f"column {i}": float(b) for i, b in enumerate(beyond)}
         return Finding(self.name, current.number, Answer.MOVED if reasons else Answer.FINE, reasons, scores)
 
-    def report(self, reference, current, path):
+    def report(self, case, path):
         return False
 '''
 POINTS = {"techniques": {"stranger.round": "Round"}, "monitors": {"stranger.beyond": "Beyond"}}

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from trimtab.monitor import Answer, Sample
+from tests.judged import judged
+from trimtab.monitor import Answer, Sample, case_of
 from trimtab.window import Schema
 from trimtab_evidently.performance import Performance, Share, chance_of_fall
 
@@ -30,7 +31,7 @@ def alarm_rate(before: float, now: float, n: int, alpha: float, windows: int = 3
     rng = np.random.default_rng(0)
     hits = zip(rng.binomial(n, before, windows), rng.binomial(n, now, windows), strict=True)
     monitor = Performance()
-    return float(np.mean([monitor.check(sample(b, n), sample(c, n), alpha).answer == Answer.WORSE for b, c in hits]))
+    return float(np.mean([judged(monitor, sample(b, n), sample(c, n), alpha).answer == Answer.WORSE for b, c in hits]))
 
 
 @pytest.mark.parametrize(("before", "now", "rate"), [(0.98, 0.60, 1.0), (0.75, 0.68, 0.95), (0.98, 0.94, 0.95)])
@@ -57,19 +58,19 @@ def test_the_chance_of_a_false_alarm_is_at_most_alpha_exactly(n: int, m: int, p:
 
 def test_a_large_but_uncertain_fall_and_a_certain_but_small_one_are_fine() -> None:
     monitor = Performance()
-    assert monitor.check(sample(45, 50), sample(42, 50), 0.05).answer == Answer.FINE
-    assert monitor.check(sample(99_000, 100_000), sample(98_200, 100_000), 0.05).answer == Answer.FINE
-    assert Performance(max_drop=0.005).check(sample(99_000, 100_000), sample(98_200, 100_000), 0.05).reasons
+    assert judged(monitor, sample(45, 50), sample(42, 50), 0.05).answer == Answer.FINE
+    assert judged(monitor, sample(99_000, 100_000), sample(98_200, 100_000), 0.05).answer == Answer.FINE
+    assert judged(Performance(max_drop=0.005), sample(99_000, 100_000), sample(98_200, 100_000), 0.05).reasons
 
 
 def test_a_better_champion_is_fine() -> None:
-    finding = Performance().check(sample(700, 1000), sample(990, 1000), 0.05)
+    finding = judged(Performance(), sample(700, 1000), sample(990, 1000), 0.05)
     assert finding.answer == Answer.FINE
     assert finding.scores["drop"] == pytest.approx(-0.29)
 
 
 def test_the_reason_gives_both_accuracies_and_their_rows() -> None:
-    finding = Performance().check(sample(784, 800), sample(900, 1300), 0.05)
+    finding = judged(Performance(), sample(784, 800), sample(900, 1300), 0.05)
     assert "from 0.980 (800 rows of the reference) to 0.692 (1300 labelled rows)" in finding.reasons[0]
     assert finding.scores["accuracy"] == pytest.approx(900 / 1300)
     assert finding.scores["reference_accuracy"] == pytest.approx(0.98)
@@ -77,19 +78,21 @@ def test_the_reason_gives_both_accuracies_and_their_rows() -> None:
 
 
 def test_rows_without_a_label_do_not_count() -> None:
-    assert Performance().check(sample(98, 100), sample(98, 100, unlabelled=900), 0.05).scores["n"] == 100
+    assert judged(Performance(), sample(98, 100), sample(98, 100, unlabelled=900), 0.05).scores["n"] == 100
 
 
 def test_too_few_labels_are_unknown_and_the_number_needed_is_named() -> None:
-    finding = Performance().check(sample(98, 100), sample(10, 49, unlabelled=700), 0.05)
+    finding = judged(Performance(), sample(98, 100), sample(10, 49, unlabelled=700), 0.05)
     assert finding.answer == Answer.UNKNOWN
     assert finding.reasons == ("needs 50 labelled rows (setting min_rows) in window 1, which has 49",)
-    assert Performance().check(sample(5, 20), sample(98, 100), 0.05).reasons[0].endswith("the reference, which has 20")
+    assert (
+        judged(Performance(), sample(5, 20), sample(98, 100), 0.05).reasons[0].endswith("the reference, which has 20")
+    )
 
 
 def test_no_output_of_the_champion_is_unknown() -> None:
     silent = Sample(SCHEMA, pd.DataFrame(index=range(90)), labels=np.zeros(90, np.int64))
-    finding = Performance().check(sample(98, 100), silent, 0.05)
+    finding = judged(Performance(), sample(98, 100), silent, 0.05)
     assert finding.answer == Answer.UNKNOWN
     assert "champion's output is missing" in finding.reasons[0]
 
@@ -98,7 +101,7 @@ def test_an_output_that_is_not_finite_is_wrong() -> None:
     broken = sample(100, 100)
     assert broken.probabilities is not None
     broken.probabilities[:] = np.nan
-    finding = Performance().check(sample(98, 100), broken, 0.05)
+    finding = judged(Performance(), sample(98, 100), broken, 0.05)
     assert finding.answer == Answer.WORSE
     assert finding.scores["accuracy"] == 0
 
@@ -111,7 +114,7 @@ def test_a_setting_against_its_rule_is_refused(wrong: dict[str, float]) -> None:
 
 
 def test_it_writes_no_page(tmp_path: Path) -> None:
-    assert not Performance().report(sample(5, 5), sample(5, 5), tmp_path / "page.html")
+    assert not Performance().report(case_of(Performance(), sample(5, 5), sample(5, 5), 0.05), tmp_path / "page.html")
 
 
 # a regression
@@ -131,7 +134,7 @@ def errors(spread: float, rows: int, seed: int = 0) -> np.ndarray:
 
 
 def test_errors_that_grow_are_found_and_told_in_the_units_of_the_label() -> None:
-    finding = Performance().check(predicted(errors(2.0, 800)), predicted(errors(3.0, 300, 1), 500, 7), 0.025)
+    finding = judged(Performance(), predicted(errors(2.0, 800)), predicted(errors(3.0, 300, 1), 500, 7), 0.025)
     assert finding.answer == Answer.WORSE
     assert finding.reasons[0].startswith("the mean absolute error of 'load' rose from 1.961 ")
     assert "(800 rows of the reference)" in finding.reasons[0]
@@ -142,7 +145,7 @@ def test_errors_that_grow_are_found_and_told_in_the_units_of_the_label() -> None
 
 def test_the_error_may_be_squared() -> None:
     now, before = predicted(errors(3.0, 300, 1)), predicted(errors(2.0, 800))
-    finding = Performance(error="squared").check(before, now, 0.025)
+    finding = judged(Performance(error="squared"), before, now, 0.025)
     assert "root mean squared error of 'load' rose from" in finding.reasons[0]
     assert finding.scores["root_mean_squared_error"] == pytest.approx(np.sqrt((errors(3.0, 300, 1) ** 2).mean()))
 
@@ -151,7 +154,7 @@ def test_the_error_may_be_squared() -> None:
 def test_errors_that_do_not_grow_alarm_at_most_at_alpha(n: int) -> None:
     monitor = Performance(max_rise=0.0)
     alarms = [
-        monitor.check(predicted(errors(1.0, 300, s)), predicted(errors(1.0, n, 10_000 + s)), 0.05).answer
+        judged(monitor, predicted(errors(1.0, 300, s)), predicted(errors(1.0, n, 10_000 + s)), 0.05).answer
         for s in range(400)
     ]
     assert alarms.count(Answer.WORSE) / 400 <= 0.075
@@ -159,21 +162,21 @@ def test_errors_that_do_not_grow_alarm_at_most_at_alpha(n: int) -> None:
 
 def test_a_certain_but_small_rise_and_a_bias_the_other_way_are_told_apart() -> None:
     before = predicted(errors(1.0, 50_000))
-    assert Performance().check(before, predicted(errors(1.05, 50_000, 1)), 0.05).answer == Answer.FINE
-    assert Performance(max_rise=0.01).check(before, predicted(errors(1.05, 50_000, 1)), 0.05).answer == Answer.WORSE
-    assert Performance().check(before, predicted(errors(1.0, 500, 1) - 2.0), 0.05).answer == Answer.WORSE
-    assert Performance().check(before, predicted(errors(0.5, 500, 1)), 0.05).answer == Answer.FINE
+    assert judged(Performance(), before, predicted(errors(1.05, 50_000, 1)), 0.05).answer == Answer.FINE
+    assert judged(Performance(max_rise=0.01), before, predicted(errors(1.05, 50_000, 1)), 0.05).answer == Answer.WORSE
+    assert judged(Performance(), before, predicted(errors(1.0, 500, 1) - 2.0), 0.05).answer == Answer.WORSE
+    assert judged(Performance(), before, predicted(errors(0.5, 500, 1)), 0.05).answer == Answer.FINE
 
 
 def test_predictions_that_are_not_finite_are_the_worst_errors() -> None:
     now = errors(1.0, 200, 1)
     now[:60] = np.nan
-    assert Performance().check(predicted(errors(1.0, 500)), predicted(now), 0.05).answer == Answer.WORSE
+    assert judged(Performance(), predicted(errors(1.0, 500)), predicted(now), 0.05).answer == Answer.WORSE
 
 
 def test_a_regression_without_labels_or_output_is_unknown() -> None:
     before = predicted(errors(1.0, 500))
-    few = Performance().check(before, predicted(errors(1.0, 49), 700), 0.05)
+    few = judged(Performance(), before, predicted(errors(1.0, 49), 700), 0.05)
     assert few.reasons == ("needs 50 labelled rows (setting min_rows) in window 1, which has 49",)
     silent = Sample(NUMBERS, pd.DataFrame(index=range(90)), 1, labels=np.zeros(90))
-    assert "output is missing" in Performance().check(before, silent, 0.05).reasons[0]
+    assert "output is missing" in judged(Performance(), before, silent, 0.05).reasons[0]

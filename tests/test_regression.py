@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from tests import fakes
+from tests.judged import judged
 from trimtab import loop, status
 from trimtab.artifact import FLOAT, ONNX, Model, read_json, write_json
 from trimtab.data import Data, Role
@@ -199,7 +200,7 @@ def test_a_label_that_is_no_finite_number_is_refused(odd: object) -> None:
     frame.loc[3, "y"] = odd
     with pytest.raises(DataError, match="a regression's labels are finite numbers"):
         frozen(frame)
-    finding = Integrity().check(Sample(frozen(quiet(20, 1)), quiet(20, 2)), Sample(frozen(quiet(20, 1)), frame), 0.05)
+    finding = judged(Integrity(), Sample(frozen(quiet(20, 1)), quiet(20, 2)), Sample(frozen(quiet(20, 1)), frame), 0.05)
     assert finding.answer is Answer.BROKEN
     assert "label column 'y': 1 of 20 labels are no finite numbers" in finding.reasons[0]
 
@@ -212,7 +213,7 @@ def test_one_number_alone_is_nothing_to_regress_on() -> None:
 def test_labels_that_are_all_alike_later_are_no_fault() -> None:
     schema = frozen(quiet(200, 1))
     late = Sample(schema, quiet(200, 2).assign(y=3.0))
-    assert Integrity().check(Sample(schema, quiet(200, 1)), late, 0.05).answer is Answer.FINE
+    assert judged(Integrity(), Sample(schema, quiet(200, 1)), late, 0.05).answer is Answer.FINE
 
 
 def test_drift_of_the_predictions_is_seen_though_no_feature_moved() -> None:
@@ -221,7 +222,7 @@ def test_drift_of_the_predictions_is_seen_though_no_feature_moved() -> None:
         Sample(schema, frame, number, predictions=np.random.default_rng(number).normal(at, 1, (400, 1)))
         for number, at in ((0, 0.0), (1, 1.0))
     )
-    finding = Drift().check(before, now, 0.05)
+    finding = judged(Drift(), before, now, 0.05)
     assert finding.answer is Answer.MOVED
     assert finding.reasons[0].startswith("prediction moved: mean ")
     assert Rmse().task == schema.task

@@ -16,7 +16,7 @@ from trimtab import discover
 from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role
 from trimtab.errors import DataError, OutOfTimeError, SettingsError
-from trimtab.monitor import Always, Answer, Finding, Sample
+from trimtab.monitor import Always, Answer, Case, Finding
 from trimtab.registry import MemoryRegistry
 from trimtab.technique import About, Job
 from trimtab.testing import CHECKS, Check, Checked, Material, quiet_frame, yield_checks
@@ -252,37 +252,37 @@ class Watches(fakes.Means):
 
 @dataclass(frozen=True)
 class Spoils(Watches):
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
-        current.frame["seen"] = True
-        return super().check(reference, current, alpha)
+    def check(self, case: Case) -> Finding:
+        case.current.frame["seen"] = True
+        return super().check(case)
 
 
 @dataclass(frozen=True)
 class Nervous(Watches):
     few: int = 0
 
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
-        if len(current) < 3:
-            return Finding(self.name, current.number, Answer.MOVED, ("so few",))
-        return super().check(reference, current, alpha)
+    def check(self, case: Case) -> Finding:
+        if len(case.current) < 3:
+            return Finding(self.name, case.current.number, Answer.MOVED, ("so few",))
+        return super().check(case)
 
 
 @dataclass(frozen=True)
 class Silent(Watches):
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
-        return dataclasses.replace(super().check(reference, current, alpha), reasons=(), monitor="other")
+    def check(self, case: Case) -> Finding:
+        return dataclasses.replace(super().check(case), reasons=(), monitor="other")
 
 
 @dataclass(frozen=True)
 class Infinite(Watches):
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
-        found = super().check(reference, current, alpha)
+    def check(self, case: Case) -> Finding:
+        found = super().check(case)
         return dataclasses.replace(found, scores={"a": float("inf")})
 
 
 @dataclass(frozen=True)
 class Promises(Watches):
-    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
+    def report(self, case: Case, path: Path) -> bool:
         return True
 
 
@@ -290,9 +290,9 @@ class Promises(Watches):
 class Fickle(Watches):
     seen: ClassVar[list[int]] = []
 
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
+    def check(self, case: Case) -> Finding:
         self.seen.append(1)
-        return dataclasses.replace(super().check(reference, current, alpha), scores={"a": float(len(self.seen))})
+        return dataclasses.replace(super().check(case), scores={"a": float(len(self.seen))})
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,10 @@ class Fickle(Watches):
         (Silent(), {"check_finding_is_complete"}),
         (Infinite(), {"check_scores_are_numbers", "check_finding_is_complete"}),
         (Promises(), {"check_report_is_where_it_says"}),
-        (Fickle(), {"check_same_window_same_finding"}),
+        (
+            Fickle(),
+            {"check_same_window_same_finding", "check_batches_add_up", "check_what_it_keeps_is_shown_again"},
+        ),
         (Always(), {"check_quiet_window_is_quiet", "check_few_rows_are_no_alarm"}),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from trimtab.artifact import FLOAT, Model, read_json
@@ -20,7 +21,7 @@ from trimtab.parts import Parts
 from trimtab.registry import CHALLENGER, PREVIOUS, beside
 from trimtab.runtime import CHAMPION, Session, Setup
 from trimtab.serving import Serving
-from trimtab.window import Schema, Window
+from trimtab.window import Schema
 
 __all__ = ["load", "observe", "promote", "reconcile", "rollback", "unseen"]
 
@@ -79,17 +80,15 @@ def observe(session: Session, schema: Schema, frame: pd.DataFrame, number: int) 
     )
 
 
-def unseen(parts: Parts, serving: Serving, window: Window) -> pd.DataFrame:
-    """Return the window's rows whose group the version and its ancestors were never fitted to.
+def unseen(parts: Parts, serving: Serving, frame: pd.DataFrame, first_row: int) -> npt.NDArray[np.bool_]:
+    """Mark the rows whose group the version and its ancestors were never fitted to.
 
     A model is over-confident on what it was fitted to, so that such rows would make every quiet
     window look moved and every model look good.
     """
-    if not len(serving.fitted) or not len(window.frame):
-        return window.frame
-    keys = group_keys(window.frame, serving.schema, parts.project.data.block, window.span.start)
+    keys = group_keys(frame, serving.schema, parts.project.data.block, first_row)
     _, groups = assign(keys, parts.project.data.split.shares, parts.split_key)
-    return window.frame[~np.isin(groups, serving.fitted)]
+    return ~np.isin(groups, serving.fitted)
 
 
 def anchor(promotions: list[Promotion]) -> int:

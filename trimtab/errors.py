@@ -54,6 +54,10 @@ class DataError(InputError):
     """Rows, columns or labels that the source gave."""
 
 
+class ReadError(DataError):
+    """A file that cannot be read: what its rows are like is not known."""
+
+
 class PluginError(InputError):
     """A plugin, trainer or factory that is missing, does not import, or raised."""
 

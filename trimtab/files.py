@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from trimtab.errors import DataError, InputError, SettingsError, nearest
-from trimtab.window import Span, Window, missing_column
+from trimtab.errors import DataError, InputError, ReadError, SettingsError, nearest
+from trimtab.tablefile import TableFile, open_csv, open_parquet
+from trimtab.window import Span, Window, missing_column, stacked
 
 __all__ = ["CsvSource", "ParquetSource", "duration"]
 
@@ -68,29 +69,77 @@ def duration(text: str, setting: str = "window.every") -> int:
 
 @dataclass(frozen=True)
 class _Stream:
-    """All rows in order: per row its file, its place in that file, and its instant (or number)."""
+    """All rows in order.
 
-    frames: tuple[pd.DataFrame, ...]
-    file: Int64s
-    row: Int64s
-    key: Int64s
+    Parameters
+    ----------
+    files
+        In the order of their names.
+    first
+        Number of each file's first row among all, and the number of all rows last ``[files + 1]``.
+    key
+        Instant of each row in order, by which windows are cut; None where they are cut by number.
+    order
+        Place of each row in order among those of the files; None where it is the same.
+    """
 
-    def between(self, first: int, end: int) -> pd.DataFrame:
-        """Return the rows numbered ``first`` to ``end`` (excluded), with the columns of the files that hold them."""
-        files, rows = self.file[first:end], self.row[first:end]
-        if not len(files):
-            return _stack([frame.iloc[:0] for frame in self.frames])
-        holding = np.unique(files)
-        stacked = _stack([self.frames[f].iloc[rows[files == f]] for f in holding])
-        by_file = np.argsort(files, kind="stable")
-        return stacked.iloc[np.argsort(by_file, kind="stable")].reset_index(drop=True)
+    files: tuple[TableFile, ...]
+    first: Int64s
+    key: Int64s | None
+    order: Int64s | None
+
+    @property
+    def lowest(self) -> int:
+        """Instant or number of the first row."""
+        return 0 if self.key is None else int(self.key[0])
+
+    @property
+    def highest(self) -> int:
+        """Instant or number of the last row."""
+        return int(self.first[-1]) - 1 if self.key is None else int(self.key[-1])
+
+    def cut(self, lower: int, upper: int) -> tuple[int, int]:
+        """Return the numbers of the first row from ``lower`` on, and of the first from ``upper`` on."""
+        if self.key is None:
+            return min(max(lower, 0), int(self.first[-1])), min(max(upper, 0), int(self.first[-1]))
+        first, end = np.searchsorted(self.key, [lower, upper], side="left")
+        return int(first), int(end)
+
+    def between(self, first: int, end: int) -> Iterator[pd.DataFrame]:
+        """Yield the rows numbered ``first`` to ``end`` (excluded), with the columns of the files that hold them."""
+        if first >= end:
+            yield stacked([next(iter(file.rows(0, 0))) for file in self.files])
+        elif self.order is not None:
+            yield self._gathered(self.order[first:end])
+        else:
+            ranges = [
+                (file, max(first - begins, 0), min(end - begins, file.count))
+                for file, begins in zip(self.files, self.first.tolist(), strict=False)
+            ]
+            held = [(file, low, high) for file, low, high in ranges if low < high]
+            names = list(dict.fromkeys(name for file, _, _ in held for name in next(iter(file.rows(0, 0))).columns))
+            for file, low, high in held:
+                for batch in file.rows(low, high):  # a column that another file of the window has is missing in this
+                    whole = batch if set(names) <= set(batch.columns) else batch.reindex(columns=names)
+                    yield whole.reset_index(drop=True)
+
+    def _gathered(self, places: Int64s) -> pd.DataFrame:
+        """Return the rows at some places among those of the files, in this order."""
+        holding = np.searchsorted(self.first, places, side="right") - 1
+        parts = []
+        for number in np.unique(holding):
+            rows = places[holding == number] - self.first[number]
+            low, high = int(rows.min()), int(rows.max()) + 1
+            parts.append(stacked(list(self.files[number].rows(low, high))).iloc[rows - low])
+        by_file = np.argsort(holding, kind="stable")
+        return stacked(parts).iloc[np.argsort(by_file, kind="stable")].reset_index(drop=True)
 
 
 @dataclass(frozen=True)
 class _FileSource(ABC):
     """Rows of one or many files in order, cut into windows; the subclasses say how a file is read.
 
-    The files are read once per object; rows that arrive later are seen by a new object.
+    Small files are read once per object; rows that arrive later are seen by a new object.
     """
 
     _format: ClassVar[str]
@@ -120,12 +169,12 @@ class _FileSource(ABC):
             return self._fixed_start
         if not self._timed:
             return self._length
-        earliest = int(self._stream.key[0]) + self._length - FIRST_MONDAY
+        earliest = self._stream.lowest + self._length - FIRST_MONDAY
         return FIRST_MONDAY - (-earliest // self._length) * self._length
 
     def last(self, start: int) -> int:
         """Return the number of the last window that holds rows; 0 when all rows lie before ``start``."""
-        return max(0, (int(self._stream.key[-1]) - start) // self._length + 1)
+        return max(0, (self._stream.highest - start) // self._length + 1)
 
     def read(self, number: int, start: int) -> Window:
         """Return window ``number`` of a stream whose window 1 begins at ``start``; 0 is all rows before it.
@@ -140,12 +189,12 @@ class _FileSource(ABC):
         """
         if number < 0:
             raise DataError(f"there is no window {number}; the first is 0, the rows before window 1")
-        key = self._stream.key
-        lower = start + (number - 1) * self._length if number else min(start, int(key[0]))
+        stream = self._stream
+        lower = start + (number - 1) * self._length if number else min(start, stream.lowest)
         upper = start + number * self._length
-        first, end = np.searchsorted(key, [lower, upper], side="left")
-        frame = self._stream.between(int(first), int(end))
-        return Window(Span(number, lower, upper), self._written(lower), self._written(upper), frame)
+        first, end = stream.cut(lower, upper)
+        bounds = (self._written(lower), self._written(upper))
+        return Window(Span(number, lower, upper), *bounds, lambda: self._told(stream.between(first, end)))
 
     def closes(self, number: int, start: int) -> float | None:
         """Return when window ``number`` ends (seconds since 1970), or None for windows of rows."""
@@ -177,40 +226,52 @@ class _FileSource(ABC):
 
     @cached_property
     def _stream(self) -> _Stream:
-        paths = _paths(self.path, Path(self.base))
-        frames = tuple(self._load(path) for path in paths)
-        if not any(len(frame) for frame in frames):
+        files = tuple(self._opened(path) for path in _paths(self.path, Path(self.base)))
+        first = np.cumsum([0, *(file.count for file in files)])
+        if not first[-1]:
             raise DataError(
-                f"source.path: {self.path!r} in {Path(self.base).resolve()} holds no rows in {len(paths)} file(s); "
+                f"source.path: {self.path!r} in {Path(self.base).resolve()} holds no rows in {len(files)} file(s); "
                 "write rows there first, or name other files"
             )
-        file = np.repeat(np.arange(len(frames)), [len(frame) for frame in frames])
-        row = np.concatenate([np.arange(len(frame)) for frame in frames])
         if self.timestamp is None:
-            return _Stream(frames, file, row, np.arange(len(file)))
-        instant = np.concatenate([self._times(*pair) for pair in zip(paths, frames, strict=True)])
-        order = np.argsort(instant, kind="stable")
-        key = instant[order] if self._timed else np.arange(len(file))
-        return _Stream(frames, file[order], row[order], key)
+            return _Stream(files, first, None, None)
+        instants = np.concatenate([self._times(file) for file in files])
+        in_order = bool((np.diff(instants) >= 0).all())
+        order = None if in_order else np.argsort(instants, kind="stable")
+        key = instants if order is None else instants[order]
+        return _Stream(files, first, key if self._timed else None, order)
 
-    def _times(self, path: Path, frame: pd.DataFrame) -> Int64s:
+    def _times(self, file: TableFile) -> Int64s:
         name = self.timestamp or ""
-        if name not in frame:
-            raise DataError(f"{path}: {missing_column(name, 'source.timestamp', frame)}")
-        return _instants(frame[name], lambda row: f"{path}, row {row} (of 0 to {len(frame) - 1})", DataError)
-
-    def _load(self, path: Path) -> pd.DataFrame:
-        try:
-            return self._parse(path)
-        except (OSError, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
+        if name not in file.columns:
             raise DataError(
+                f"{file.path}: {missing_column(name, 'source.timestamp', pd.DataFrame(columns=file.columns))}"
+            )
+        with self._explained(file.path):
+            values = file.column(name)
+        return _instants(values, lambda row: f"{file.path}, row {row} (of 0 to {file.count - 1})", DataError)
+
+    def _opened(self, path: Path) -> TableFile:
+        with self._explained(path):
+            return self._open(path)
+
+    def _told(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        with self._explained(self.path):
+            yield from batches
+
+    @contextmanager
+    def _explained(self, path: Path | str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
+            raise ReadError(
                 f"source.path: {path} cannot be read as {self._format}: {str(error).strip()}; mend or remove the file, "
                 "or narrow source.path"
             ) from error
 
     @abstractmethod
-    def _parse(self, path: Path) -> pd.DataFrame:
-        """Read one file, with rows numbered from 0."""
+    def _open(self, path: Path) -> TableFile:
+        """Look at one file."""
 
 
 @dataclass(frozen=True)
@@ -265,12 +326,8 @@ class CsvSource(_FileSource):
 
     _format: ClassVar[str] = "CSV"
 
-    def _parse(self, path: Path) -> pd.DataFrame:
-        # Not pyarrow: it infers a column's type from the first megabyte and fails on a later value.
-        frame = pd.read_csv(path, low_memory=False)
-        if not isinstance(frame.index, pd.RangeIndex):
-            raise ValueError("its rows have more fields than its header")
-        return frame
+    def _open(self, path: Path) -> TableFile:
+        return open_csv(path)
 
 
 @dataclass(frozen=True)
@@ -282,16 +339,8 @@ class ParquetSource(_FileSource):
 
     _format: ClassVar[str] = "Parquet"
 
-    def _parse(self, path: Path) -> pd.DataFrame:
-        with pq.ParquetFile(path) as file:  # not read_table, which adds columns for folders named key=value
-            table = file.read()
-        frame: pd.DataFrame = table.to_pandas()
-        frame = frame.reset_index(drop=all(name is None for name in frame.index.names))
-        for field in table.schema:
-            depth = _depth(field.type)
-            if depth > 1:
-                frame[field.name] = pd.Series([_dense(cell, depth) for cell in frame[field.name]], dtype=object)
-        return frame
+    def _open(self, path: Path) -> TableFile:
+        return open_parquet(path)
 
 
 def _paths(path: str, base: Path) -> tuple[Path, ...]:
@@ -319,23 +368,6 @@ def _nearest_entry(named: Path) -> str:
     while not missing.parent.is_dir():
         missing = missing.parent
     return nearest(missing.name, [entry.name for entry in missing.parent.iterdir()])
-
-
-def _stack(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Put frames one below the other; a column that only some have is missing in the others' rows."""
-    if len(parts) == 1:
-        return parts[0]
-    names = list(dict.fromkeys(name for part in parts for name in part.columns))
-    parts = [part for part in parts if len(part)]
-    if not parts:
-        return pd.DataFrame(columns=names)
-    holds = [{name for name in part.columns if part[name].notna().any()} for part in parts]
-    filled = set().union(*holds)
-    # An empty column has no type worth keeping: beside floats, its objects would make the floats objects.
-    typed = [
-        part[[n for n in part.columns if n in held or n not in filled]] for part, held in zip(parts, holds, strict=True)
-    ]
-    return pd.concat(typed, ignore_index=True).reindex(columns=names)
 
 
 def _instants(values: pd.Series[Any], where: Callable[[int], str], error: type[InputError]) -> Int64s:
@@ -379,19 +411,3 @@ def _from_numbers(values: pd.Series[Any]) -> tuple[Int64s, npt.NDArray[np.bool_]
 def _scaled(values: Int64s, factor: int, good: npt.NDArray[np.bool_]) -> tuple[Int64s, npt.NDArray[np.bool_]]:
     fits = good & (np.abs(values) < LATEST // factor)
     return np.where(fits, values, 0) * factor, fits
-
-
-def _depth(kind: pa.DataType) -> int:
-    """Return how many lists lie around a cell's values."""
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return 1 + _depth(kind.value_type) if lists else 0
-
-
-def _dense(cell: Any, depth: int) -> Any:
-    """Turn an array of arrays into one array; a ragged cell stays as it is, for a monitor to find."""
-    if depth == 1 or cell is None:
-        return cell
-    try:
-        return np.stack([_dense(part, depth - 1) for part in cell])
-    except ValueError:
-        return cell

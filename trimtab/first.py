@@ -14,7 +14,7 @@ from trimtab.entry import Entry, Trial
 from trimtab.errors import ArtifactError, DataError, InputError, PluginError, TrimtabError
 from trimtab.lineage import Context, outcome_tags, with_promoted
 from trimtab.loadable import Loadable
-from trimtab.monitor import Answer, Sample
+from trimtab.monitor import Answer, Sample, case_of
 from trimtab.parts import Parts
 from trimtab.pick import Pick
 from trimtab.recipe import Kitchen, Recipe
@@ -81,7 +81,7 @@ def _refuse_broken(parts: Parts, schema: Schema, history: Window) -> None:
     sample = Sample(schema, history.frame)
     for guard in (m for m in parts.monitors if m.guards):
         try:
-            finding = guard.check(sample, sample, parts.project.monitors.false_alarms)
+            finding = guard.check(case_of(guard, sample, sample, parts.project.monitors.false_alarms))
         except TrimtabError:
             raise
         except Exception as error:  # a plugin may raise anything

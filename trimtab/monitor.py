@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +14,7 @@ import pandas as pd
 
 from trimtab.window import Arrays, Labels, Schema
 
-__all__ = ["Answer", "Finding", "Monitor", "Sample"]
+__all__ = ["Answer", "Case", "Finding", "Monitor", "OnDraw", "Sample", "Summary", "case_of"]
 
 
 class Answer(StrEnum):
@@ -43,6 +43,8 @@ class Finding:
         In words and numbers, each naming the column or metric, its value and the limit.
     scores
         Every score by column (or metric), also those that did not alarm.
+    kept
+        Numbers that the monitor is shown again, with its later windows (``Case.past``).
     """
 
     monitor: str
@@ -50,6 +52,7 @@ class Finding:
     answer: Answer
     reasons: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
+    kept: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""
@@ -59,13 +62,19 @@ class Finding:
             "answer": self.answer.value,
             "reasons": list(self.reasons),
             "scores": {k: float(v) for k, v in self.scores.items() if np.isfinite(v)},
+            "kept": {k: [float(v) for v in values] for k, values in self.kept.items()},
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Finding:
         """Read back what :meth:`to_json` gave."""
         return cls(
-            value["monitor"], value["window"], Answer(value["answer"]), tuple(value["reasons"]), dict(value["scores"])
+            value["monitor"],
+            value["window"],
+            Answer(value["answer"]),
+            tuple(value["reasons"]),
+            dict(value["scores"]),
+            dict(value.get("kept", {})),
         )
 
 
@@ -112,12 +121,46 @@ class Sample:
         return self.predictions if self.schema.task == "regression" else self.probabilities
 
 
+Summary = Mapping[str, npt.NDArray[Any]]
+"""What a monitor keeps of rows, array by array; the arrays are stored as they are, and hold no objects."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A window beside the reference, as a monitor judges it.
+
+    Parameters
+    ----------
+    fitted
+        What the monitor fitted to the reference.
+    seen
+        What it kept of all rows of the window, batch by batch.
+    reference, current
+        Rows of both, and what the champion makes of them: a draw where there are more than
+        ``monitors.rows``.
+    alpha
+        Rate of alarms that it may give on quiet windows.
+    past
+        Its own findings on the windows before under this champion, oldest first.
+    """
+
+    fitted: Summary
+    seen: Summary
+    reference: Sample
+    current: Sample
+    alpha: float
+    past: tuple[Finding, ...] = ()
+
+
 class Monitor(Protocol):
     """Looks at one window of production data beside the reference.
 
     A monitor is a frozen dataclass whose fields are its settings. ``guards`` marks one that runs
     first, on raw rows alone, and whose ``broken`` quarantines the window; ``needs_labels`` one that
     waits for them. ``statistical`` ones share ``monitors.false_alarms`` between them.
+
+    One that is to see every row of a window, however many, fits something to the reference and keeps a
+    summary of each batch. :class:`OnDraw` is the base of those to which a draw of the rows is enough.
     """
 
     name: ClassVar[str]
@@ -125,24 +168,64 @@ class Monitor(Protocol):
     needs_labels: ClassVar[bool]
     statistical: ClassVar[bool]
 
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
-        """Compare ``current`` with ``reference``; alarm on quiet data with probability ``alpha`` at most."""
+    def fit(self, reference: Sample) -> Summary:
+        """Return what batches are summarized by, such as bins; kept with the champion's version."""
         ...
 
-    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
+    def summarize(self, fitted: Summary, batch: Sample) -> Summary:
+        """Return what is kept of some of a window's raw rows."""
+        ...
+
+    def add(self, fitted: Summary, one: Summary, other: Summary) -> Summary:
+        """Return the summary of two batches, ``one`` before ``other``."""
+        ...
+
+    def check(self, case: Case) -> Finding:
+        """Judge a window; alarm on quiet data with probability ``case.alpha`` at most."""
+        ...
+
+    def report(self, case: Case, path: Path) -> bool:
         """Write a page that explains an alarm to ``path`` (HTML); return whether there is one."""
         ...
 
 
+class OnDraw:
+    """The base of a monitor that keeps nothing of a batch: a draw of the rows is enough to it."""
+
+    def fit(self, reference: Sample) -> Summary:
+        """Fit nothing."""
+        return {}
+
+    def summarize(self, fitted: Summary, batch: Sample) -> Summary:
+        """Keep nothing."""
+        return {}
+
+    def add(self, fitted: Summary, one: Summary, other: Summary) -> Summary:
+        """Return nothing."""
+        return {}
+
+
+def case_of(monitor: Monitor, reference: Sample, current: Sample, alpha: float, past: Sequence[Finding] = ()) -> Case:
+    """Lay a window that is at hand as a whole beside a reference.
+
+    Examples
+    --------
+    >>> sample = Sample(Schema(columns=()), pd.DataFrame())
+    >>> Never().check(case_of(Never(), sample, sample, 0.05)).answer.value
+    'fine'
+    """
+    fitted = monitor.fit(reference)
+    return Case(fitted, monitor.summarize(fitted, current), reference, current, alpha, tuple(past))
+
+
 @dataclass(frozen=True)
-class Never:
+class Never(OnDraw):
     """A monitor that finds every window fine: the null object for tests and for switching monitoring off.
 
     Examples
     --------
-    >>> schema = Schema(columns=())
-    >>> sample = Sample(schema, pd.DataFrame())
-    >>> Never().check(sample, sample, 0.05).answer.value
+    >>> sample = Sample(Schema(columns=()), pd.DataFrame())
+    >>> Never().check(case_of(Never(), sample, sample, 0.05)).answer.value
     'fine'
     """
 
@@ -151,17 +234,17 @@ class Never:
     needs_labels: ClassVar[bool] = False
     statistical: ClassVar[bool] = False
 
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
+    def check(self, case: Case) -> Finding:
         """Find it fine."""
-        return Finding(self.name, current.number, Answer.FINE)
+        return Finding(self.name, case.current.number, Answer.FINE)
 
-    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
+    def report(self, case: Case, path: Path) -> bool:
         """Write nothing."""
         return False
 
 
 @dataclass(frozen=True)
-class Always:
+class Always(OnDraw):
     """A monitor that gives one answer to every window: to try a trigger, or to retrain on a schedule.
 
     Parameters
@@ -177,10 +260,10 @@ class Always:
     needs_labels: ClassVar[bool] = False
     statistical: ClassVar[bool] = False
 
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
+    def check(self, case: Case) -> Finding:
         """Say what the settings say."""
-        return Finding(self.name, current.number, self.answer, (f"the monitor 'always' says {self.answer}",))
+        return Finding(self.name, case.current.number, self.answer, (f"the monitor 'always' says {self.answer}",))
 
-    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
+    def report(self, case: Case, path: Path) -> bool:
         """Write nothing."""
         return False

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from trimtab import discover
 from trimtab.energy import Meter
@@ -15,7 +18,7 @@ from trimtab.errors import PluginError, TrimtabError
 from trimtab.executor import Direct, Executor, Progress, Silent
 from trimtab.journal import Journal
 from trimtab.metric import Metric, choose
-from trimtab.monitor import Monitor
+from trimtab.monitor import Monitor, Summary
 from trimtab.registry import Registry
 from trimtab.runtime import Runtime, Setup, Target
 from trimtab.sampler import Sampler
@@ -46,6 +49,8 @@ class Parts:
         How steps are run and shown.
     loaded, runtimes
         Versions that are loaded in this process, by number, and runtimes that were made, by their words.
+    fits
+        What each monitor fitted to a version's reference, by the version's number and the monitor's name.
     """
 
     project: Project
@@ -62,6 +67,7 @@ class Parts:
     progress: Progress = field(default_factory=Silent)
     loaded: dict[int, Serving] = field(default_factory=dict)
     runtimes: dict[str, Runtime] = field(default_factory=dict)
+    fits: dict[tuple[int, str], Summary] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -184,10 +190,24 @@ def read(project: Project, source: Source, number: int, start: int) -> Window:
             f"source {project.source.kind!r} raised {type(error).__name__} on window {number}: {error}; "
             "mend the source, or name another source.kind"
         ) from error
+    window = dataclasses.replace(window, batches=functools.partial(_told, window, project.source.kind))
     if not getattr(source, "untyped", False):
         return window
     numeric = [name for name, feature in project.features.items() if feature.kind == "numeric"]
-    return dataclasses.replace(window, frame=with_numbers(window.frame, numeric))
+    return window.mapped(lambda batch: with_numbers(batch, numeric))
+
+
+def _told(window: Window, kind: str) -> Iterator[pd.DataFrame]:
+    """Give a window's rows; what the source raises meanwhile is told as its own."""
+    try:
+        yield from window.batches()
+    except TrimtabError:
+        raise
+    except Exception as error:  # as above
+        raise PluginError(
+            f"source {kind!r} raised {type(error).__name__} on window {window.number}: {error}; "
+            "mend the source, or name another source.kind"
+        ) from error
 
 
 def runtimes_of(project: Project) -> dict[str, Runtime]:

@@ -253,18 +253,22 @@ class MonitorsSettings(Section):
         Names of installed monitors.
     false_alarms
         Probability that a quiet window alarms, shared among the statistical monitors.
+    rows
+        Most rows of a window that the champion answers for its monitors, and that are looked at together;
+        a larger window is drawn from. Counts and columns are of all rows.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     use: tuple[str, ...] = ("integrity", "evidently.drift", "performance")
     false_alarms: float = Field(default=0.05, gt=0, lt=1)
+    rows: int = Field(default=50_000, ge=1000)
 
     @model_validator(mode="after")
     def _extras_are_monitors(self) -> MonitorsSettings:
         for key, value in (self.model_extra or {}).items():
             if key not in self.use:
-                known = [*self.use, "use", "false_alarms"]
+                known = [*self.use, "use", "false_alarms", "rows"]
                 raise ValueError(f"unknown key {key!r}; neither a setting nor a monitor in use.{nearest(key, known)}")
             if not isinstance(value, Mapping | None):
                 raise ValueError(f"{key}: a monitor's settings are a mapping, such as {key}: {{}}; got {value!r}")

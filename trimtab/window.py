@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -26,6 +27,7 @@ __all__ = [
     "Task",
     "Window",
     "arrived",
+    "stacked",
     "with_numbers",
 ]
 
@@ -413,19 +415,50 @@ class Window:
         Its number (1 is the first of the stream, 0 the rows before it) and bounds.
     start, end
         The bounds as a person reads them (ISO 8601, or ``row 1344``).
-    frame
-        The rows as the source gave them.
+    batches
+        Gives its rows as the source has them, in order, a part at a time; anew each time it is called.
     """
 
     span: Span
     start: str
     end: str
-    frame: pd.DataFrame
+    batches: Callable[[], Iterable[pd.DataFrame]]
+
+    @classmethod
+    def of(cls, span: Span, start: str, end: str, frame: pd.DataFrame) -> Window:
+        """Return a window whose rows are at hand."""
+        return cls(span, start, end, lambda: [frame])
 
     @property
     def number(self) -> int:
         """The window's number in the stream."""
         return self.span.number
+
+    @functools.cached_property
+    def frame(self) -> pd.DataFrame:
+        """All its rows at once."""
+        return stacked(list(self.batches()))
+
+    def mapped(self, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Window:
+        """Return the window with each batch changed."""
+        return dataclasses.replace(self, batches=lambda: map(change, self.batches()))
+
+
+def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put frames one below the other; a column that only some have is missing in the others' rows."""
+    if len(parts) == 1:
+        return parts[0]
+    names = list(dict.fromkeys(name for part in parts for name in part.columns))
+    parts = [part for part in parts if len(part)]
+    if not parts:
+        return pd.DataFrame(columns=names)
+    holds = [{name for name in part.columns if part[name].notna().any()} for part in parts]
+    filled = set().union(*holds)
+    # An empty column has no type worth keeping: beside floats, its objects would make the floats objects.
+    typed = [
+        part[[n for n in part.columns if n in held or n not in filled]] for part, held in zip(parts, holds, strict=True)
+    ]
+    return pd.concat(typed, ignore_index=True).reindex(columns=names)
 
 
 class Source(Protocol):

@@ -1,107 +1,133 @@
-"""Has the data moved? Every statistic is tested against the reference; many tests, one promised alarm rate."""
+"""Has the data moved? Every column and what they are together, tested against the reference at one promised rate."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-import pandas as pd
-from evidently import Report
-from evidently.metrics import ValueDrift
+import numpy as np
+from scipy.stats import false_discovery_control
 
-from trimtab.errors import SettingsError, nearest
-from trimtab.monitor import Answer, Finding, Sample
-from trimtab_evidently.metrics import datasets, measure
-from trimtab_evidently.statistics import Table, tabulate
+from trimtab.monitor import Answer, Case, Finding, Sample, Summary
+from trimtab_evidently.columns import Columns, cut
+from trimtab_evidently.joint import Ranks, correlations, kernel, separation, strongest
+from trimtab_evidently.metrics import judge, moved
+from trimtab_evidently.packed import Lens, Sketches, pack_lenses, unpack_lenses
+from trimtab_evidently.page import page
+from trimtab_evidently.pair import Family, Pair, Shift, changed, shares_missing, sketched
+from trimtab_evidently.scores import Score, compare, missing
+from trimtab_evidently.sketch import Floats, NumberSketch
 
-__all__ = ["Drift", "Shift", "adjust"]
+__all__ = ["Drift", "adjust"]
 
 log = logging.getLogger(__name__)
 
 LARGEST_DISTANCE = 0.8325546111576977  # of Jensen and Shannon: the root of ln 2
+PAIRS = 200
+FEWEST_JOINT = 100
+KERNEL_ROWS = 500
 
 
-def adjust(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Adjust p-values for their number, after Holm: comparing any with alpha keeps the rate of all at alpha.
+def adjust(p_values: Mapping[str, float], method: Literal["bh", "holm"] = "holm") -> dict[str, float]:
+    """Adjust p-values for their number, so that comparing any with alpha keeps the rate of all at alpha.
+
+    Parameters
+    ----------
+    method
+        ``holm``: whatever the tests have to do with each other; ``bh`` (Benjamini and Hochberg): finds more
+        where several columns moved at once.
 
     Examples
     --------
     >>> adjust({"a": 0.01, "b": 0.04, "c": 0.03})
     {'a': 0.03, 'c': 0.06, 'b': 0.06}
+    >>> adjust({"a": 0.01, "b": 0.04, "c": 0.03}, "bh")
+    {'a': 0.03, 'c': 0.04, 'b': 0.04}
     """
-    adjusted: dict[str, float] = {}
-    largest = 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda n: p_values[n])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
-        adjusted[name] = largest
-    return adjusted
-
-
-@dataclass(frozen=True)
-class Shift:
-    """How one column differs from the reference: its effect, the effect's limit and the adjusted p-value."""
-
-    column: str
-    effect: float
-    limit: float
-    p: float
-
-    def alarms(self, alpha: float) -> bool:
-        """Whether the change is both beyond chance and large enough to matter."""
-        return self.p <= alpha and self.effect > self.limit
+    names = sorted(p_values, key=lambda n: p_values[n])
+    if not names:
+        return {}
+    if method == "bh":
+        values = false_discovery_control([p_values[n] for n in names])
+        return dict(zip(names, values.tolist(), strict=True))
+    scaled = (min(1.0, (len(names) - rank) * p_values[n]) for rank, n in enumerate(names))
+    return dict(zip(names, itertools.accumulate(scaled, max), strict=True))
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Compare the distribution of every feature, and of what the champion makes of them, with the reference.
+    """Compare every feature, and what the features are together, with the reference.
 
     Numbers by the Kolmogorov-Smirnov test and the Wasserstein distance in reference standard
-    deviations, categories by the chi-square test and the Jensen-Shannon distance, tensors by mean,
-    standard deviation and gradient energy, the champion by its confidence (in a regression its
-    predictions) and the principal components of its embedding, missing values by their rate. A column
-    alarms when its p-value, adjusted after Holm, is at most alpha *and* its effect exceeds the limit.
-    The tests are the same for every number of rows.
+    deviations, categories by the chi-square test and the Jensen-Shannon distance, missing values by their
+    rate, tensors by mean, standard deviation and gradient energy, the champion by its confidence (in a
+    regression its predictions). Jointly: the rank correlations of numeric columns, trees that try to tell
+    the two samples' rows apart, and a kernel test and such trees on the champion's embedding.
+
+    A statistic alarms when its adjusted p-value is at most its family's share of alpha *and* its effect
+    exceeds both the limit and what chance alone does in 99 of 100 samples of these sizes. The tests are
+    the same for every number of rows. Columns are sketched: their scores come from counts by bin with the
+    real number of rows; what is joint comes from at most ``rows`` of them.
 
     Parameters
     ----------
     effect
         Limit for numbers, in standard deviations of the reference.
     category_effect
-        Limit for categories and missing rates, a Jensen-Shannon distance (0 to 0.83). 0.1 answers
-        to a share that goes from 0.50 to 0.64, or a missing rate from 0 to 0.03.
-    embedding
-        Whether to look at the champion's embedding.
-    embedding_components
-        Most principal components of it.
+        Limit for categories and missing rates, a Jensen-Shannon distance (0 to 0.83). 0.07 answers
+        to a share that goes from 0.50 to 0.60, or a missing rate from 0 to 0.015.
+    correlation_effect
+        Limit for the difference of two rank correlations.
+    separation
+        Limit for how far trees tell the samples apart: the area under their ROC curve above one half.
+    joint
+        Whether to look at what the columns are together.
+    rows
+        Most rows of each sample that are looked at together.
+    adjustment
+        Of p-values in one family: ``bh`` (Benjamini-Hochberg) or ``holm``.
+    calibrate
+        Whether p-values and chance have a say; without, a statistic alarms when its effect exceeds the
+        limit, as in Evidently, whatever the number of rows.
     min_rows
         Fewest rows of a sample, and fewest values of a column, that are judged.
     ignore
-        Columns of the statistics not to compare (a calendar column always moves).
+        Statistics not to compare (a calendar column always moves).
 
     Notes
     -----
-    What it does not see: a changed relation between features whose own distributions stay, unless
-    the champion's confidence or embedding shows it; and a changed relation to the label (that is
-    the ``performance`` monitor's). Seasons count as drift: use a reference of the same season.
+    Where rows come in groups (``data.group``), as many count as there are groups, and one row of each is
+    looked at together with others.
+
+    What it does not see: a changed relation to the label (that is the ``performance`` monitor's).
+    Seasons count as drift: use a reference of the same season.
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from trimtab.monitor import case_of
     >>> from trimtab.window import Feature, Schema
     >>> rng = np.random.default_rng(0)
     >>> before, now = (pd.DataFrame({"x": rng.normal(at, 1, 500)}) for at in (0, 1))
     >>> schema = Schema.freeze({"x": Feature()}, before)
-    >>> Drift().check(Sample(schema, before), Sample(schema, now, number=1), 0.05).reasons
-    ('x moved: mean -0.02689 to 0.9308, sd 1.015 to 0.9389; effect 0.94 sd, limit 0.3; adjusted p 3e-36',)
+    >>> case = case_of(Drift(), Sample(schema, before), Sample(schema, now, number=1), 0.05)
+    >>> Drift().check(case).reasons[0]
+    'x moved: mean -0.02689 to 0.9308, sd 1.014 to 0.938; effect 0.94, limit 0.165; adjusted p 2e-34'
     """
 
-    effect: float = 0.3
-    category_effect: float = 0.1
-    embedding: bool = True
-    embedding_components: int = 8
+    effect: float = 0.1
+    category_effect: float = 0.07
+    correlation_effect: float = 0.15
+    separation: float = 0.05
+    joint: bool = True
+    rows: int = 2000
+    adjustment: Literal["bh", "holm"] = "bh"
+    calibrate: bool = True
     min_rows: int = 100
     ignore: tuple[str, ...] = ()
 
@@ -115,105 +141,153 @@ class Drift:
             raise ValueError(f"effect must be 0 or more standard deviations, got {self.effect}")
         if not 0 <= self.category_effect < LARGEST_DISTANCE:
             raise ValueError(f"category_effect must be at least 0 and below 0.83, got {self.category_effect}")
-        if self.embedding_components < 1:
-            raise ValueError(
-                f"embedding_components must be at least 1, got {self.embedding_components}; "
-                "to leave the embedding out, set embedding: false"
-            )
+        if not 0 <= self.correlation_effect < 2:
+            raise ValueError(f"correlation_effect must be at least 0 and below 2, got {self.correlation_effect}")
+        if not 0 <= self.separation < 0.5:
+            raise ValueError(f"separation must be at least 0 and below 0.5, got {self.separation}")
+        if self.rows < FEWEST_JOINT:
+            raise ValueError(f"rows must be at least {FEWEST_JOINT}, got {self.rows}; to leave them out, joint: false")
+        if self.adjustment not in ("bh", "holm"):
+            raise ValueError(f"adjustment must be bh or holm, got {self.adjustment!r}")
         if self.min_rows < 20:
             raise ValueError(f"min_rows must be at least 20 for the tests to hold, got {self.min_rows}")
 
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
-        """Compare ``current`` with ``reference``; alarm on quiet data with probability ``alpha`` at most.
+    def fit(self, reference: Sample) -> Summary:
+        """Cut the lenses of the reference's columns, and sketch them."""
+        columns = Columns.of(reference)
+        lenses: dict[str, Lens] = {}
+        skipped: dict[str, str] = {}
+        for name, kind in columns.kinds.items():
+            try:
+                lenses[name] = cut(kind, columns.values[name])
+            except (TypeError, ValueError, OverflowError) as error:  # of values that no lens foresaw
+                skipped[name] = f"it cannot be read ({type(error).__name__}) in the rows"
+        return {**pack_lenses(lenses), **sketched(columns.values, lenses, skipped).pack()}
+
+    def summarize(self, fitted: Summary, batch: Sample) -> Summary:
+        """Sketch a batch's features."""
+        columns = Columns.raw(batch)
+        return sketched(columns.values, unpack_lenses(fitted), columns.skipped).pack()
+
+    def add(self, fitted: Summary, one: Summary, other: Summary) -> Summary:
+        """Add two batches' sketches."""
+        lenses = unpack_lenses(fitted)
+        return (Sketches.unpack(one, lenses) + Sketches.unpack(other, lenses)).pack()
+
+    def check(self, case: Case) -> Finding:
+        """Compare a window with the reference; alarm on quiet data with probability ``case.alpha`` at most.
 
         Raises
         ------
         SettingsError
-            When ``ignore`` names no column of the statistics.
+            When ``ignore`` names no statistic.
         """
+        reference, current = case.reference, case.current
         for sample, words in ((reference, "the reference"), (current, f"window {current.number}")):
             if len(sample) < self.min_rows:
                 reason = f"needs {self.min_rows} rows (setting min_rows) in {words}, which has {len(sample)}"
                 return Finding(self.name, current.number, Answer.UNKNOWN, (reason,))
-        table = self._table(reference, current)
-        shifts = self._shifts(table)
-        moved = [s for s in shifts if s.alarms(alpha)]
-        reasons = (*(_explain(s, table) for s in moved), *_not_judged(table))
-        answer = Answer.MOVED if moved else Answer.FINE if shifts else Answer.UNKNOWN
+        pair = Pair.of(case, self.ignore, self.min_rows)
+        found = [*self._columns(pair), *(self._together(pair) if self.joint else ())]
+        kept = [s for s in _named_apart(found) if not {s.name, s.family} & {*self.ignore}]
+        shifts = self._adjusted(kept)
+        families = len({s.family for s in shifts})
+        verdicts = moved(self._judged(shifts, case.alpha / max(1, families)))
+        alarms = [s for s in shifts if s.name in verdicts]
+        answer = Answer.MOVED if alarms else Answer.FINE if shifts else Answer.UNKNOWN
+        reasons = [*(s.reason for s in alarms), *(f"{n} was not judged: {why}" for n, why in pair.skipped.items())]
         if not shifts:
-            reasons = (*reasons, "no column of the statistics can be compared")
-        return Finding(self.name, current.number, answer, reasons, _scores(shifts))
+            reasons.append("no column of the statistics can be compared")
+        return Finding(self.name, current.number, answer, tuple(reasons), _scores(shifts, verdicts))
 
-    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
-        """Write Evidently's page on the table of statistics, one figure a column; False when it cannot."""
+    def _judged(self, shifts: Sequence[Shift], alpha: float) -> Any:
+        scores = {s.name: (s.score.effect, s.p) for s in shifts}
+        return judge(scores, {s.name: s.limit for s in shifts}, alpha if self.calibrate else 1.0)
+
+    def _adjusted(self, shifts: Sequence[Shift]) -> list[Shift]:
+        """Adjust p-values by family, and put the largest change in terms of its limit first."""
+        adjusted: dict[str, float] = {}
+        for family in dict.fromkeys(s.family for s in shifts):
+            adjusted |= adjust({s.name: s.score.p for s in shifts if s.family == family}, self.adjustment)
+        done = [dataclasses.replace(s, p=adjusted[s.name]) for s in shifts]
+        return sorted(done, key=lambda s: (-s.score.effect / (s.limit or 1.0), s.name))
+
+    def report(self, case: Case, path: Path) -> bool:
+        """Write Evidently's page on the columns, one figure each; False when it cannot."""
         try:
-            table = self._table(reference, current)
-            metrics = [
-                ValueDrift(column=c, method=m, threshold=t)
-                for c, (m, t) in ((c, self._method(kind)) for c, kind in table.kinds.items())
-            ]
-            if not metrics:
+            pair = Pair.of(case, self.ignore, self.min_rows)
+            if not pair.names:
                 return False
-            before, now = datasets(table)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Report(metrics, include_tests=False).run(now, before).save_html(str(path))
+            page(pair, self.effect, self.category_effect, path)
         except Exception:  # a page that explains is never worth a window: Evidently's renderer may raise anything
-            log.warning("no report on window %d: Evidently could not draw it", current.number, exc_info=True)
+            log.warning("no report on window %d: Evidently could not draw it", case.current.number, exc_info=True)
             return False
         return True
 
-    def _method(self, kind: str) -> tuple[str, float]:
-        return ("wasserstein", self.effect) if kind == "numeric" else ("jensenshannon", self.category_effect)
+    def _columns(self, pair: Pair) -> Iterator[Shift]:
+        """Yield what each column shows by itself."""
+        worth = pair.worth
+        for name, (before, now) in pair.sketches.items():
+            if name not in pair.skipped:
+                least = self.effect if isinstance(before, NumberSketch) else self.category_effect
+                score = compare(before, now, worth)
+                yield Shift(name, "columns", score, self._limit(least, score), changed(before, now))
+            if before.n < before.rows or now.n < now.rows:
+                score, words = missing(before, now, worth), shares_missing(before, now)
+                limit = self._limit(self.category_effect, score)
+                yield Shift(f"{name}.missing", "columns", score, limit, words)
 
-    def _table(self, reference: Sample, current: Sample) -> Table:
-        table = tabulate(reference, current, self.embedding_components if self.embedding else 0)
-        known = {*table.kinds, *table.skipped, *current.schema.names}
-        for name in self.ignore:
-            if name not in known and not name.endswith(".missing"):
-                have = ", ".join(table.kinds)
-                raise SettingsError(f"ignore names no statistic {name!r}; there are {have}.{nearest(name, known)}")
-        return table.without(self.ignore).with_values(self.min_rows)
+    def _together(self, pair: Pair) -> Iterator[Shift]:
+        """Yield what no column shows by itself."""
+        coded = pair.coded(self.rows)
+        if pair.names and min(len(side[pair.names[0]]) for side in coded) >= self.min_rows:  # else too few groups
+            yield from self._correlations(pair, coded)
+            if len(pair.names) > 1:
+                yield self._separated("rows", *(np.stack(list(side.values()), axis=1) for side in coded))
+        embedding = pair.embedding(self.rows)
+        if embedding and min(map(len, embedding)) >= self.min_rows:
+            yield self._separated("embedding", *embedding)
+            if not self.calibrate:  # how far apart is too far only chance can tell
+                return
+            draw = np.random.default_rng(0)
+            before, now = (e[draw.permutation(len(e))[:KERNEL_ROWS]] for e in embedding)
+            score = kernel(before, now)
+            yield Shift("embedding.kernel", "embedding", score, self._limit(0.0, score), "kernel discrepancy")
 
-    def _shifts(self, table: Table) -> list[Shift]:
-        """Return every column's shift, the largest in terms of its limit first."""
-        measured = measure(table) if table.kinds else {}
-        adjusted = adjust({name: p for name, (p, _) in measured.items()})
-        shifts = [Shift(n, e, self._method(table.kinds[n])[1], adjusted[n]) for n, (_, e) in measured.items()]
-        return sorted(shifts, key=lambda s: (-s.effect / (s.limit or 1.0), s.column))
+    def _correlations(self, pair: Pair, coded: Sequence[Mapping[str, Floats]]) -> Iterator[Shift]:
+        names = pair.numbers
+        before, now = ([Ranks.of(side[n]) for n in names] for side in coded)
+        pairs = list(itertools.combinations(range(len(names)), 2))
+        if len(pairs) > PAIRS:  # chosen on other rows than are compared, on which they are not the strongest by chance
+            pairs = strongest([Ranks.of(coded[0][n][::2]) for n in names], PAIRS)
+            before = [Ranks.of(coded[0][n][1::2]) for n in names]
+        for (i, j), found in correlations(before, now, pairs).items():
+            limit = self._limit(self.correlation_effect, found.score)
+            words = f"rank correlation {found.before:.2f} to {found.now:.2f}"
+            yield Shift(f"{names[i]} ~ {names[j]}", "correlations", found.score, limit, words)
 
+    def _separated(self, family: Family, before: Floats, now: Floats) -> Shift:
+        score = separation(before, now)
+        words = f"trees tell its rows from the reference's, area under the ROC curve {0.5 + score.effect:.3f}"
+        return Shift(family, family, score, self._limit(self.separation, score), words)
 
-def _scores(shifts: list[Shift]) -> dict[str, float]:
-    return {s.column: s.effect for s in shifts} | {f"{s.column}.p": s.p for s in shifts}
-
-
-def _not_judged(table: Table) -> tuple[str, ...]:
-    return tuple(f"{name} was not judged: {reason}" for name, reason in table.skipped.items())
-
-
-def _explain(shift: Shift, table: Table) -> str:
-    before, now = table.reference[shift.column].dropna(), table.current[shift.column].dropna()
-    if table.kinds[shift.column] == "numeric":
-        what = f"mean {_mean(before)} to {_mean(now)}, sd {before.std():.4g} to {now.std():.4g}"
-        unit = " sd"
-    else:
-        level, old, new = _most_moved(before, now)
-        what = f"share of {level!r} {old:.3g} to {new:.3g}" + (", never seen in the reference" if old == 0 else "")
-        unit = " Jensen-Shannon"
-    return (
-        f"{shift.column} moved: {what}; effect {shift.effect:.2f}{unit}, limit {shift.limit:g}; "
-        f"adjusted p {shift.p:.0e}"
-    )
+    def _limit(self, setting: float, score: Score) -> float:
+        return max(setting, score.chance) if self.calibrate else setting
 
 
-def _mean(values: pd.Series[Any]) -> str:
-    """Word the mean; rounding noise around 0 reads 0."""
-    mean = float(values.mean())
-    return "0" if abs(mean) < 1e-9 * float(values.std()) else f"{mean:.4g}"
+def _named_apart(shifts: Iterable[Shift]) -> list[Shift]:
+    """Give each statistic a name of its own: a column of the user's may be called as one of ours is."""
+    found: dict[str, Shift] = {}
+    for shift in shifts:
+        name = shift.name
+        while name in found:
+            name = f"derived.{name}"
+        found[name] = dataclasses.replace(shift, name=name)
+    return list(found.values())
 
 
-def _most_moved(before: pd.Series[Any], now: pd.Series[Any]) -> tuple[str, float, float]:
-    """Return the level whose share moved most (of two, the one that grew) and both shares."""
-    old, new = before.value_counts(normalize=True), now.value_counts(normalize=True)
-    change = {level: new.get(level, 0.0) - old.get(level, 0.0) for level in {*old.index, *new.index}}
-    level = max(change, key=lambda name: (round(abs(change[name]), 9), change[name], name))
-    return level, float(old.get(level, 0.0)), float(new.get(level, 0.0))
+def _scores(shifts: Sequence[Shift], alarms: Collection[str]) -> dict[str, float]:
+    """Return effects and p-values by statistic; of the many correlations those that alarm, and the largest change."""
+    kept = [s for s in shifts if s.family != "correlations" or s.name in alarms]
+    kept += [s for s in shifts if s.family == "correlations"][:1]
+    return {s.name: s.score.effect for s in kept} | {f"{s.name}.p": s.p for s in kept}

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import hypergeom, mannwhitneyu
 
-from trimtab.monitor import Answer, Finding, Sample
+from trimtab.monitor import Answer, Case, Finding, OnDraw, Sample
 from trimtab.window import arrived
 
 __all__ = ["Performance", "Share", "chance_of_fall"]
@@ -42,7 +42,7 @@ def chance_of_fall(before: Share, now: Share) -> float:
 
 
 @dataclass(frozen=True)
-class Performance:
+class Performance(OnDraw):
     """Find a champion that got worse, as soon as labels arrive.
 
     ``worse`` needs both: the change is beyond chance (a one-sided p-value of at most alpha) and it
@@ -70,6 +70,7 @@ class Performance:
     Examples
     --------
     >>> import pandas as pd
+    >>> from trimtab.monitor import case_of
     >>> from trimtab.window import Schema
     >>> def sample(right: int, rows: int, number: int) -> Sample:
     ...     said = np.where(np.arange(rows) < right, 0, 1)
@@ -77,7 +78,7 @@ class Performance:
     ...     output = np.eye(2, dtype=np.float32)[said]
     ...     frame = pd.DataFrame(index=range(rows))
     ...     return Sample(Schema(columns=()), frame, number, probabilities=output, labels=labels)
-    >>> Performance().check(sample(980, 1000, 0), sample(600, 1000, 7), 0.05).reasons
+    >>> Performance().check(case_of(Performance(), sample(980, 1000, 0), sample(600, 1000, 7), 0.05)).reasons
     ('accuracy fell from 0.980 (1000 rows of the reference) to 0.600 (1000 labelled rows): by 0.380,
     at most 0.02 allowed; p 3e-113 of no change',)
     """
@@ -100,11 +101,11 @@ class Performance:
         if self.min_rows < 10:
             raise ValueError(f"min_rows must be at least 10 to tell a fall from chance, got {self.min_rows}")
 
-    def check(self, reference: Sample, current: Sample, alpha: float) -> Finding:
-        """Compare qualities; alarm with probability ``alpha`` at most when the true one has not changed."""
-        if current.schema.task == "regression":
-            return self._compare_errors(reference, current, alpha)
-        return self._compare_hits(reference, current, alpha)
+    def check(self, case: Case) -> Finding:
+        """Compare qualities; alarm with probability ``case.alpha`` at most when the true one has not changed."""
+        if case.current.schema.task == "regression":
+            return self._compare_errors(case.reference, case.current, case.alpha)
+        return self._compare_hits(case.reference, case.current, case.alpha)
 
     def _compare_hits(self, reference: Sample, current: Sample, alpha: float) -> Finding:
         before, now = _hits(reference), _hits(current)
@@ -156,7 +157,7 @@ class Performance:
     def _mean(self, errors: npt.NDArray[np.float64]) -> float:
         return float(errors.mean()) if self.error == "absolute" else math.sqrt(float((errors**2).mean()))
 
-    def report(self, reference: Sample, current: Sample, path: Path) -> bool:
+    def report(self, case: Case, path: Path) -> bool:
         """Write nothing: the reason says all."""
         return False
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from trimtab.errors import SettingsError, nearest
 from trimtab.testing.material import Material, quiet_frame, shared_material
 from trimtab.testing.monitors import (
+    check_batches_add_up,
     check_few_rows_are_no_alarm,
     check_finding_is_complete,
     check_leaves_its_samples_alone,
@@ -20,6 +21,7 @@ from trimtab.testing.monitors import (
     check_report_is_where_it_says,
     check_same_window_same_finding,
     check_scores_are_numbers,
+    check_what_it_keeps_is_shown_again,
 )
 from trimtab.testing.registries import (
     check_alias_follows,
@@ -137,6 +139,8 @@ CHECKS: Mapping[str, tuple[Callable[[Any, Material], None], ...]] = {
         check_few_rows_are_no_alarm,
         check_leaves_its_samples_alone,
         check_report_is_where_it_says,
+        check_batches_add_up,
+        check_what_it_keeps_is_shown_again,
     ),
     "runtimes": (
         check_runtime_says_what_it_is,

@@ -5,14 +5,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
+import json
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from trimtab.monitor import Answer, Finding, Monitor, Sample
+from trimtab.monitor import Answer, Finding, Monitor, Sample, Summary, case_of
 from trimtab.testing.material import (
     ALPHA,
     CENTRES,
@@ -46,7 +50,7 @@ def check_quiet_window_is_quiet(monitor: Monitor, material: Material) -> None:
 
 
 def _look(monitor: Monitor, material: Material, frame: pd.DataFrame, number: int = 4) -> Finding:
-    return monitor.check(material.reference, material.sample(frame, number), ALPHA)
+    return monitor.check(case_of(monitor, material.reference, material.sample(frame, number), ALPHA))
 
 
 def check_same_window_same_finding(monitor: Monitor, material: Material) -> None:
@@ -90,7 +94,7 @@ def check_few_rows_are_no_alarm(monitor: Monitor, material: Material) -> None:
         require(found.answer in allowed, f"{monitor.name} says {found.answer} of {rows} rows: {found.reasons}")
     for labels in (None, np.full(ROWS, -1, dtype=np.int64)):
         blind = dataclasses.replace(material.sample(frame, 4), labels=labels, probabilities=None, embedding=None)
-        found = monitor.check(material.reference, blind, ALPHA)
+        found = monitor.check(case_of(monitor, material.reference, blind, ALPHA))
         require(
             found.answer in (Answer.FINE, Answer.UNKNOWN),
             f"{monitor.name} says {found.answer} without labels and output: {found.reasons}",
@@ -101,7 +105,7 @@ def check_leaves_its_samples_alone(monitor: Monitor, material: Material) -> None
     """The monitors after it see other rows than the ones that production saw."""
     reference, current = (material.sample(quiet_frame(ROWS, SEED + 60 + i), i) for i in range(2))
     before = [_print(reference), _print(current)]
-    monitor.check(reference, current, ALPHA)
+    monitor.check(case_of(monitor, reference, current, ALPHA))
     require([_print(reference), _print(current)] == before, f"{monitor.name} altered the rows that it looked at")
 
 
@@ -117,6 +121,42 @@ def check_report_is_where_it_says(monitor: Monitor, material: Material) -> None:
     with tempfile.TemporaryDirectory(dir=material.base) as folder:
         path = Path(folder) / "page.html"
         current = material.sample(_damaged(quiet_frame(ROWS, SEED + 70)), 5)
-        wrote = monitor.report(material.reference, current, path)
+        wrote = monitor.report(case_of(monitor, material.reference, current, ALPHA), path)
         require(isinstance(wrote, bool), f"{monitor.name}.report returned {wrote!r}; True or False is asked for")
         require(wrote == path.is_file(), f"{monitor.name}.report returned {wrote}, and the page exists: {not wrote}")
+
+
+def check_batches_add_up(monitor: Monitor, material: Material) -> None:
+    """A large window, which comes in batches, is judged otherwise than the same rows at once."""
+    frame = quiet_frame(ROWS, SEED + 80)
+    for current in (frame, _damaged(frame)):
+        whole = case_of(monitor, material.reference, material.sample(current, 6), ALPHA)
+        parts = [current.iloc[i : i + ROWS // 3] for i in range(0, ROWS, ROWS // 3)]
+        kept = [monitor.summarize(whole.fitted, Sample(material.schema, part, 6)) for part in parts]
+        added = functools.reduce(functools.partial(monitor.add, whole.fitted), kept)
+        at_once, batched = monitor.check(whole), monitor.check(dataclasses.replace(whole, seen=_stored(added)))
+        require(batched.answer == at_once.answer, f"{monitor.name} says {at_once} at once, {batched} of batches")
+        for name, score in at_once.scores.items():
+            close = math.isclose(batched.scores.get(name, math.nan), score, rel_tol=1e-6, abs_tol=1e-9)
+            require(
+                close, f"score {name!r} of {monitor.name} is {score} at once, {batched.scores.get(name)} of batches"
+            )
+
+
+def _stored(summary: Summary) -> Summary:
+    """Return a summary as it comes back from a file."""
+    file, plain = io.BytesIO(), dict[str, Any](summary)
+    np.savez(file, **plain)
+    file.seek(0)
+    with np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def check_what_it_keeps_is_shown_again(monitor: Monitor, material: Material) -> None:
+    """What is found over several windows is forgotten when the loop starts anew."""
+    case = case_of(monitor, material.reference, material.sample(quiet_frame(ROWS, SEED + 90), 7), ALPHA)
+    found = Finding.from_json(json.loads(json.dumps(monitor.check(case).to_json())))
+    again = dataclasses.replace(case, past=(found,))
+    require(
+        monitor.check(again) == monitor.check(again), f"{monitor.name} finds otherwise each time it is shown its past"
+    )

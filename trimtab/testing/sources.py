@@ -24,6 +24,10 @@ def check_windows_join(source: Source, material: Material) -> None:
             before.span.end == after.span.start,
             f"window {before.number} ends at {before.span.end}, the next begins at {after.span.start}",
         )
+    for window in windows:
+        require(
+            bool(list(window.batches())), f"window {window.number} gives no batch; one without a row has its columns"
+        )
     require(bool(len(source.read(last, start).frame)), f"window {last} is said to hold rows, and holds none")
     require(not len(source.read(last + 1, start).frame), f"window {last + 1} lies after last() and holds rows")
 
