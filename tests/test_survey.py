@@ -65,9 +65,8 @@ def test_every_row_is_seen_and_a_monitor_that_raises_hides_no_other() -> None:
 
 def test_rows_that_are_not_to_be_looked_at_are_neither_seen_nor_drawn() -> None:
     batches = [pd.DataFrame({"x": np.arange(first, first + 10)}) for first in range(0, 50, 10)]
-    looked = survey(
-        batches, SCHEMA, 3, [(Sums(), {})], 20, lambda batch, first: (np.arange(len(batch)) + first) % 2 == 0
-    )
+    looked = survey(batches, SCHEMA, 3, [(Sums(), {})], 20, lambda batch, places: places % 2 == 0)
     assert looked.rows == 50
     assert (looked.frame["x"] % 2 == 0).all()
+    assert looked.places.tolist() == looked.frame["x"].tolist()
     assert looked.seen["never"]["sum"].tolist() == [sum(range(0, 50, 2))]

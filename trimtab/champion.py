@@ -23,7 +23,7 @@ from trimtab.runtime import CHAMPION, Session, Setup
 from trimtab.serving import Serving
 from trimtab.window import Schema
 
-__all__ = ["load", "observe", "promote", "reconcile", "rollback", "unseen"]
+__all__ = ["groups_of", "load", "observe", "promote", "reconcile", "rollback", "unseen"]
 
 BATCH = 256
 DRAFT_SECONDS = 86400.0
@@ -54,8 +54,8 @@ def open_package(parts: Parts, number: int, package: Path) -> Serving:
     model = Model.at(package / "model", served["format"])
     session = parts.runtime(setup).load(model)
     with np.load(package / "fitted.npz", allow_pickle=False) as file:
-        fitted = file["groups"]
-    reference = observe(session, schema, pd.read_parquet(package / "reference.parquet"), 0)
+        fitted, groups = file["groups"], file["reference"]
+    reference = observe(session, schema, pd.read_parquet(package / "reference.parquet"), 0, groups)
     if reference.outputs is None or not np.isfinite(reference.outputs).all():
         raise ArtifactError(f"version {number} predicts values that are not numbers on its own reference")
     parent = Model.at(package / "parent", FLOAT)
@@ -63,7 +63,13 @@ def open_package(parts: Parts, number: int, package: Path) -> Serving:
     return Serving(number, package, model, schema, setup, session, parent, lean, reference, fitted)
 
 
-def observe(session: Session, schema: Schema, frame: pd.DataFrame, number: int) -> Sample:
+def observe(
+    session: Session,
+    schema: Schema,
+    frame: pd.DataFrame,
+    number: int,
+    groups: npt.NDArray[np.uint64] | None = None,
+) -> Sample:
     """Return rows as a monitor sees them, with the model's output on each."""
     inputs = schema.encode(frame)
     parts = [session.run({k: v[i : i + BATCH] for k, v in inputs.items()}) for i in range(0, max(1, len(frame)), BATCH)]
@@ -77,18 +83,25 @@ def observe(session: Session, schema: Schema, frame: pd.DataFrame, number: int) 
         predictions=joined.get("predictions"),
         embedding=joined.get("embedding"),
         labels=schema.encode_labels(frame),
+        groups=groups,
     )
 
 
-def unseen(parts: Parts, serving: Serving, frame: pd.DataFrame, first_row: int) -> npt.NDArray[np.bool_]:
+def groups_of(
+    parts: Parts, serving: Serving, frame: pd.DataFrame, places: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint64]:
+    """Return the group of each row; ``places`` are their numbers in the stream (int64 ``[rows]``)."""
+    keys = group_keys(frame, serving.schema, parts.project.data.block, places)
+    return assign(keys, parts.project.data.split.shares, parts.split_key)[1]
+
+
+def unseen(parts: Parts, serving: Serving, frame: pd.DataFrame, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Mark the rows whose group the version and its ancestors were never fitted to.
 
     A model is over-confident on what it was fitted to, so that such rows would make every quiet
     window look moved and every model look good.
     """
-    keys = group_keys(frame, serving.schema, parts.project.data.block, first_row)
-    _, groups = assign(keys, parts.project.data.split.shares, parts.split_key)
-    return ~np.isin(groups, serving.fitted)
+    return ~np.isin(groups_of(parts, serving, frame, places), serving.fitted)
 
 
 def anchor(promotions: list[Promotion]) -> int:

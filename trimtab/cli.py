@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -155,6 +156,49 @@ def status(
         return
     for report in reports:
         _show(report)
+
+
+@app.command()
+def explain(
+    config: Config,
+    window: Annotated[int, typer.Argument(help="Its number.", show_default=False)],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a window was decided as it was: every finding with its scores, p-values and limits."""
+    from trimtab import console
+    from trimtab.explain import explain as explained
+    from trimtab.journal import Journal
+    from trimtab.settings import Project
+
+    project = Project.load(config, overrides or ())
+    report = explained(Journal(project.journal_url, project.name), window)
+    if as_json:
+        _print_json(report)
+        return
+    for part in console.explanation(report):
+        out.print(part, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def ack(
+    config: Config,
+    alarm: Annotated[str, typer.Argument(help="MONITOR or MONITOR:STATISTIC, as explain writes it.")],
+    expected: Annotated[str, typer.Option(help="Why the alarm is expected.")],
+    until: Annotated[str, typer.Option(help="Last day (2026-12-31) or number of the last window.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say that an alarm is expected: it stays in the journal, and starts no round until then."""
+    from trimtab.acknowledge import acknowledge
+    from trimtab.parts import assemble
+    from trimtab.settings import Project
+
+    said = acknowledge(assemble(Project.load(config, overrides or ()), beside=config.parent), alarm, expected, until)
+    if as_json:
+        _print_json(dataclasses.asdict(said))
+    else:
+        out.print(Text(f"{alarm} is expected up to window {said.until}: {expected}"))
 
 
 @app.command()

@@ -9,12 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from trimtab.runtime import CHAMPION
 
-__all__ = ["Bars", "candidates_tables", "gained_line", "mean_line", "windows_table"]
+__all__ = ["Bars", "candidates_tables", "explanation", "gained_line", "mean_line", "windows_table"]
 
-COLOURS = {"fine": "green", "moved": "yellow", "worse": "red", "broken": "red", "unknown": "dim"}
+COLOURS = {"fine": "green", "moved": "yellow", "worse": "red", "slower": "yellow", "broken": "red", "unknown": "dim"}
 OUTCOMES = {
     "passed": "green",
     "rejected": "red",
@@ -91,6 +92,43 @@ def windows_table(status: Mapping[str, Any]) -> Table:
             _shorten("; ".join(row["reasons"])),
         )
     return table
+
+
+def explanation(report: Mapping[str, Any]) -> Iterator[Table | Text]:
+    """Yield what there is to say about a window: the decision, and a table for each monitor."""
+    window = report["window"]
+    yield Text(
+        f"window {window['number']} ({window['start']} to {window['end']}, {window['rows']} rows, "
+        f"champion v{window['champion']}): {window['action']}"
+    )
+    for reason in window["reasons"]:
+        yield Text(f"  {reason}")
+    if weighed := ", ".join(f"{name} {_weighed(value)}" for name, value in window["weighed"].items()):
+        yield Text(f"  weighed: {weighed}")
+    for finding in report["findings"]:
+        yield _finding_table(finding)
+    for said in report["acknowledged"]:
+        of = said["monitor"] + (f":{said['statistic']}" if said["statistic"] else "")
+        yield Text(f"{of} is expected up to window {said['until']} (says {said['who']}): {said['expected']}")
+    for asked in report["rounds"]:
+        yield Text(f"led to a round ({asked['cause']}): {asked['outcome'] or 'open'}")
+
+
+def _finding_table(finding: Mapping[str, Any]) -> Table:
+    """Return a table of a finding's statistics, what alarmed first."""
+    tested = f", tested at {finding['alpha']:.2g}" if finding["alpha"] is not None else ""
+    title = f"{finding['monitor']}: {finding['answer']}{tested}{' (an estimate)' if finding['estimated'] else ''}"
+    table = Table(title=title, title_justify="left", caption="\n".join(finding["reasons"]), caption_justify="left")
+    for name in ("statistic", "score", "adjusted p", ""):
+        table.add_column(name, justify="left" if name in ("statistic", "") else "right", overflow="fold")
+    for row in finding["statistics"]:
+        p = DASH if row["p"] is None else f"{row['p']:.2g}"
+        table.add_row(row["name"], f"{row['score']:.4g}", p, "alarms" if row["alarms"] else "")
+    return table
+
+
+def _weighed(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else DASH if value is None else str(value)
 
 
 def candidates_tables(asked: Mapping[str, Any]) -> list[Table]:

@@ -234,7 +234,8 @@ def package(
         steps = [{"fingerprint": s.fingerprint, "technique": s.technique, "effort": s.effort} for s in candidate.steps]
         write_json(draft / "steps.json", steps)
         shutil.copyfile(prepared.folder / "reference.parquet", draft / "reference.parquet")
-        np.savez(draft / "fitted.npz", groups=np.unique(np.concatenate(fitted)))
+        groups = np.unique(np.concatenate(fitted))
+        np.savez(draft / "fitted.npz", groups=groups, reference=prepared.reference_groups)
 
 
 def metrics(scores: Scores | None) -> dict[str, float]:

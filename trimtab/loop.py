@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from trimtab import champion, first, round
+from trimtab.decide import decide
 from trimtab.errors import InputError
 from trimtab.history import Round
-from trimtab.look import judge_labels, look
+from trimtab.labels import judge_labels
+from trimtab.look import look
 from trimtab.monitor import Finding
 from trimtab.parts import Parts
 from trimtab.round import optimize
-from trimtab.serving import Serving
 from trimtab.trigger import Action, Decision
 
 __all__ = ["Report", "watch"]
@@ -114,7 +115,7 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     looked = parts.executor.call(f"check window {number}", look, parts, serving, window)
     parts.journal.record_findings(looked.findings, serving.version, number)
     late_problems, late = judge_labels(parts, serving, number)
-    decision = _decide(parts, serving, number)
+    decision = decide(parts, serving, number)
     asked = None
     if decision.action is Action.OPTIMIZE:
         asked = round.request(parts, number, decision.cause or "", decision.reasons)
@@ -135,10 +136,3 @@ def _run(parts: Parts, asked: Round, optimize: Optimize) -> tuple[Round, tuple[s
     except InputError as error:
         failed = next(r for r in parts.journal.rounds() if r.operation == asked.operation)
         return failed, (f"the round asked for after window {asked.window} failed: {error}",)
-
-
-def _decide(parts: Parts, serving: Serving, number: int) -> Decision:
-    rounds = [r for r in parts.journal.rounds() if r.cause != "first" and r.window < number]
-    last_round = max((r.window for r in rounds), default=None)
-    findings = parts.journal.findings(serving.version, after=-1 if last_round is None else last_round)
-    return parts.project.trigger.decide(number, [f for _, f in findings], last_round)

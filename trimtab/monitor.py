@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from trimtab.metric import Accuracy, Metric, Rmse
 from trimtab.window import Arrays, Labels, Schema
 
 __all__ = ["Answer", "Case", "Finding", "Monitor", "OnDraw", "Sample", "Summary", "case_of"]
@@ -22,9 +23,15 @@ class Answer(StrEnum):
 
     BROKEN = "broken"
     WORSE = "worse"
+    SLOWER = "slower"
     MOVED = "moved"
     UNKNOWN = "unknown"
     FINE = "fine"
+
+    @property
+    def alarms(self) -> bool:
+        """Whether it is one that may start a round."""
+        return self in (Answer.WORSE, Answer.SLOWER, Answer.MOVED)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,14 @@ class Finding:
         Every score by column (or metric), also those that did not alarm.
     kept
         Numbers that the monitor is shown again, with its later windows (``Case.past``).
+    alarms
+        Names of the statistics that alarmed; None: the monitor has no statistics to name.
+    p
+        The smallest rate of alarms on quiet windows at which it would have alarmed, where that is known.
+    alpha
+        Rate of alarms on quiet windows at which it was asked, where it is a statistical monitor.
+    estimated
+        Whether it is an estimate made without labels.
     """
 
     monitor: str
@@ -53,6 +68,10 @@ class Finding:
     reasons: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    alarms: tuple[str, ...] | None = None
+    p: float | None = None
+    alpha: float | None = None
+    estimated: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""
@@ -63,6 +82,10 @@ class Finding:
             "reasons": list(self.reasons),
             "scores": {k: float(v) for k, v in self.scores.items() if np.isfinite(v)},
             "kept": {k: [float(v) for v in values] for k, values in self.kept.items()},
+            "alarms": None if self.alarms is None else list(self.alarms),
+            "p": self.p,
+            "alpha": self.alpha,
+            "estimated": self.estimated,
         }
 
     @classmethod
@@ -74,7 +97,11 @@ class Finding:
             Answer(value["answer"]),
             tuple(value["reasons"]),
             dict(value["scores"]),
-            dict(value.get("kept", {})),
+            dict(value["kept"]),
+            None if value["alarms"] is None else tuple(value["alarms"]),
+            value["p"],
+            value["alpha"],
+            value["estimated"],
         )
 
 
@@ -101,6 +128,9 @@ class Sample:
         numbers (float64, NaN where it has not).
     predictions
         A regression's output, float32 ``[rows, 1]``, or None.
+    groups
+        What each row is a picture of, uint64 ``[rows]``: rows of one group are not independent. None:
+        each row is a group of its own.
     """
 
     schema: Schema
@@ -111,6 +141,7 @@ class Sample:
     embedding: npt.NDArray[np.float32] | None = None
     labels: Labels | None = None
     predictions: npt.NDArray[np.float32] | None = None
+    groups: npt.NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -141,7 +172,10 @@ class Case:
     alpha
         Rate of alarms that it may give on quiet windows.
     past
-        Its own findings on the windows before under this champion, oldest first.
+        Its own findings under this champion on windows before, oldest first; of a monitor that needs
+        labels those on windows whose labels no round has been started by.
+    metric
+        What quality means in the project.
     """
 
     fitted: Summary
@@ -150,6 +184,7 @@ class Case:
     current: Sample
     alpha: float
     past: tuple[Finding, ...] = ()
+    metric: Metric = field(default_factory=Accuracy)
 
 
 class Monitor(Protocol):
@@ -206,7 +241,7 @@ class OnDraw:
 
 
 def case_of(monitor: Monitor, reference: Sample, current: Sample, alpha: float, past: Sequence[Finding] = ()) -> Case:
-    """Lay a window that is at hand as a whole beside a reference.
+    """Lay a window that is at hand as a whole beside a reference; quality is accuracy, or the root of squared errors.
 
     Examples
     --------
@@ -215,7 +250,8 @@ def case_of(monitor: Monitor, reference: Sample, current: Sample, alpha: float, 
     'fine'
     """
     fitted = monitor.fit(reference)
-    return Case(fitted, monitor.summarize(fitted, current), reference, current, alpha, tuple(past))
+    metric: Metric = Rmse() if current.schema.task == "regression" else Accuracy()
+    return Case(fitted, monitor.summarize(fitted, current), reference, current, alpha, tuple(past), metric)
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,8 @@ class Registry(Protocol):
 
     A version's *package* is a folder: ``model/`` (what serves), ``parent/`` (the float model it was
     cut from), ``schema.json``, ``reference.parquet``, ``recipe.json`` and ``fitted.npz`` (the groups
-    that it was trained on). An alias or a tag for an unknown version is an ArtifactError.
+    that it was trained on, and those of the reference's rows). An alias or a tag for an unknown version
+    is an ArtifactError.
     """
 
     name: ClassVar[str]

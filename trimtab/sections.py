@@ -103,13 +103,19 @@ class WindowSettings(Section):
         Instant or row at which window 1 begins; rows before it train the first champion.
         Without it that is one window after the first row.
     label_delay
-        Windows that pass until a window's labels are used. Labels that are missing by then count
-        whenever they come.
+        Windows that pass until a window's labels are used.
+    label_patience
+        Windows after these in which labels that were missing still count when they come.
+    per_year
+        Windows in a year, from which rates per year follow; without it, as many as fit, and 52 where
+        windows are counted by rows.
     """
 
     every: Annotated[str | int, BeforeValidator(_every)]
     start: str | int | None = None
     label_delay: Windows = 0
+    label_patience: Windows = 8
+    per_year: float | None = Field(default=None, gt=0)
 
     @field_validator("start", mode="before")
     @classmethod

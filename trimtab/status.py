@@ -134,7 +134,7 @@ def window_rows(journal: Journal) -> list[dict[str, Any]]:
 def _worst(findings: Sequence[Finding]) -> str:
     """Return the worst answer; ``unknown`` of one monitor does not hide that the others are fine."""
     answers = {f.answer for f in findings}
-    order = (Answer.BROKEN, Answer.WORSE, Answer.MOVED, Answer.FINE, Answer.UNKNOWN)
+    order = (Answer.BROKEN, Answer.WORSE, Answer.SLOWER, Answer.MOVED, Answer.FINE, Answer.UNKNOWN)
     return next((a.value for a in order if a in answers), Answer.UNKNOWN.value)
 
 

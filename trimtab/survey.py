@@ -14,7 +14,7 @@ from trimtab.window import Schema, stacked
 
 __all__ = ["Draw", "Survey", "survey"]
 
-Keep = Callable[[pd.DataFrame, int], npt.NDArray[np.bool_]]
+Keep = Callable[[pd.DataFrame, npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Draw:
     """
 
     most: int
-    _parts: list[tuple[npt.NDArray[np.uint64], pd.DataFrame]] = field(default_factory=list)
+    _parts: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], pd.DataFrame]] = field(default_factory=list)
     _limit: np.uint64 = field(default_factory=lambda: np.uint64(2**64 - 1))
 
     def add(self, batch: pd.DataFrame, places: npt.NDArray[np.int64]) -> None:
@@ -48,23 +48,31 @@ class Draw:
         numbers = _mixed(places.astype(np.uint64))
         low = numbers <= self._limit
         if low.any() or not self._parts:
-            self._parts.append((numbers[low], batch[low]))
-        if sum(len(n) for n, _ in self._parts) > 2 * self.most:
+            self._parts.append((numbers[low], places[low], batch[low]))
+        if sum(len(n) for n, *_ in self._parts) > 2 * self.most:
             self._prune()
 
     def _prune(self) -> None:
         if not self._parts:
             return
-        every = np.concatenate([n for n, _ in self._parts])
+        every = np.concatenate([n for n, *_ in self._parts])
         if len(every) > self.most:
             self._limit = np.partition(every, self.most - 1)[self.most - 1]
-            self._parts = [(n[n <= self._limit], frame[n <= self._limit]) for n, frame in self._parts]
+            low = [n <= self._limit for n, *_ in self._parts]
+            kept = zip(low, self._parts, strict=True)
+            self._parts = [(numbers[i], places[i], frame[i]) for i, (numbers, places, frame) in kept]
 
     @property
     def frame(self) -> pd.DataFrame:
         """The rows, in their order."""
         self._prune()
-        return stacked([frame for _, frame in self._parts])
+        return stacked([frame for *_, frame in self._parts])
+
+    @property
+    def places(self) -> npt.NDArray[np.int64]:
+        """Their places, int64 ``[rows]``."""
+        self._prune()
+        return np.concatenate([np.zeros(0, dtype=np.int64), *(places for _, places, _ in self._parts)])
 
 
 def _mixed(places: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -85,6 +93,8 @@ class Survey:
         How many there are.
     frame
         A draw of them.
+    places
+        Where in the window the drawn rows are, int64 ``[rows]``.
     seen
         What each monitor kept, by name.
     failed
@@ -93,6 +103,7 @@ class Survey:
 
     rows: int
     frame: pd.DataFrame
+    places: npt.NDArray[np.int64]
     seen: dict[str, Summary]
     failed: dict[str, Exception]
 
@@ -116,15 +127,16 @@ def survey(
     most
         Rows to draw.
     keep
-        Tells which rows of a batch are to be looked at, by the batch and the place of its first row.
+        Tells which rows of a batch are to be looked at, by the batch and their places in the window.
     """
     draw, rows = Draw(most), 0
     seen: dict[str, Summary] = {}
     failed: dict[str, Exception] = {}
     for whole in batches:
-        kept = np.ones(len(whole), dtype=bool) if keep is None else keep(whole, rows)
+        places = rows + np.arange(len(whole))
+        kept = np.ones(len(whole), dtype=bool) if keep is None else keep(whole, places)
         batch = whole if kept.all() else whole[kept]
-        draw.add(batch, rows + np.flatnonzero(kept))
+        draw.add(batch, places[kept])
         sample = Sample(schema, batch, number)
         for monitor, fitted in (m for m in monitors if m[0].name not in failed):
             try:
@@ -134,4 +146,4 @@ def survey(
             except Exception as error:  # a plugin may raise anything, and the other monitors must still look
                 failed[monitor.name] = error
         rows += len(whole)
-    return Survey(rows, draw.frame, {n: summary for n, summary in seen.items() if n not in failed}, failed)
+    return Survey(rows, draw.frame, draw.places, {n: summary for n, summary in seen.items() if n not in failed}, failed)

@@ -198,7 +198,9 @@ class Drift:
         reasons = [*(s.reason for s in alarms), *(f"{n} was not judged: {why}" for n, why in pair.skipped.items())]
         if not shifts:
             reasons.append("no column of the statistics can be compared")
-        return Finding(self.name, current.number, answer, tuple(reasons), _scores(shifts, verdicts))
+        p = min((families * s.p for s in alarms), default=None) if self.calibrate else None
+        scores, names = _scores(shifts, verdicts), tuple(s.name for s in alarms)
+        return Finding(self.name, current.number, answer, tuple(reasons), scores, alarms=names, p=p)
 
     def _judged(self, shifts: Sequence[Shift], alpha: float) -> Any:
         scores = {s.name: (s.score.effect, s.p) for s in shifts}

@@ -134,7 +134,7 @@ class Pair:
 
         Groups are counted in the drawn rows, and the more rows there are beside these, the less each counts.
         """
-        if self.samples[0].schema.group is None or not self.sketches:
+        if all(s.groups is None for s in self.samples) or not self.sketches:
             return 1.0, 1.0
         whole = next(iter(self.sketches.values()))
         before, now = (_independent(s) / max(1, w.rows) for s, w in zip(self.samples, whole, strict=True))
@@ -198,13 +198,10 @@ def _require_known(ignore: Collection[str], columns: Columns) -> None:
 
 
 def _groups(sample: Sample) -> npt.NDArray[np.intp]:
-    """Return a number for each row's group; each row's own where the schema has none, or the rows do not say."""
-    name = sample.schema.group
-    if name is None or name not in sample.frame:
+    """Return a number for each row's group."""
+    if sample.groups is None:
         return np.arange(len(sample))
-    codes, _ = pd.factorize(sample.frame[name])
-    alone = codes < 0
-    return np.asarray(np.where(alone, codes.max(initial=0) + 1 + np.cumsum(alone), codes))
+    return np.asarray(np.unique(sample.groups, return_inverse=True)[1])
 
 
 def _independent(sample: Sample) -> float:
@@ -216,7 +213,7 @@ def _independent(sample: Sample) -> float:
 def _drawn(sample: Sample, most: int) -> npt.NDArray[np.intp]:
     """Return places of at most ``most`` rows of different groups, drawn without replacement, always the same."""
     draw = np.random.default_rng(len(sample))
-    if sample.schema.group is None:
+    if sample.groups is None:
         return np.sort(draw.choice(len(sample), min(most, len(sample)), replace=False))
     places = draw.permutation(len(sample))
     _, first = np.unique(_groups(sample)[places], return_index=True)
