@@ -120,7 +120,7 @@ def test_a_round_starts_when_so_many_rows_were_labelled_or_so_long_after_the_las
     monthly = Trigger.model_validate({"on": ["every 30d"]})
     weekly = State(((3, 1.0),), per_year=52.18)
     assert [monthly.decide(n, [], weekly).action for n in (7, 8)] == [Action.IGNORE, Action.OPTIMIZE]
-    assert Trigger.model_validate({"on": ["every 2 windows"]}).decide(5, [], weekly).cause == "every"
+    assert Trigger.model_validate({"on": ["every 2 windows"], "cooldown": 0}).decide(5, [], weekly).cause == "every"
 
 
 @pytest.mark.parametrize("words", ["often", "rows", "rows 0", "every", "every 3 weeks", "worst"])
@@ -185,7 +185,18 @@ def test_an_estimate_is_confirmed_like_drift_and_gives_way_to_labels() -> None:
     guessed = [Finding("estimate", n, Answer.WORSE, ("guessed",), estimated=True) for n in (8, 9)]
     assert Trigger().decide(8, guessed[:1]).action is Action.ALERT
     assert Trigger().decide(9, guessed).cause == "estimated"
-    assert Trigger().decide(9, [*guessed, found("fine", 9, "performance")]).cause != "estimated"
+    fine = Finding("performance", 9, Answer.FINE, labelled=True)
+    assert Trigger().decide(9, [*guessed, fine]).cause is None
+
+
+def test_what_moved_and_is_well_by_its_labels_starts_no_round() -> None:
+    moved = [alarm(n, "a") for n in (7, 8, 9)]
+    fine = [Finding("performance", n, Answer.FINE, labelled=True) for n in (7, 8)]
+    assert Trigger().decide(9, [*moved, *fine]).action is Action.ALERT
+    assert Trigger().decide(9, [*moved, fine[0]]).cause == "moved"
+    assert Trigger(on=("moved",)).decide(9, [*moved, *fine]).cause == "moved"
+    settled = Trigger().decide(9, [*moved, *fine, Finding("performance", 9, Answer.FINE, labelled=True)])
+    assert settled.reasons[-1] == "no round: its labels say that all is well"
 
 
 def test_a_slower_champion_starts_a_round_where_that_is_asked_for() -> None:

@@ -117,8 +117,8 @@ def ask(
             alpha = _alpha(parts, monitor)
             case = Case(fitted, kept, serving.reference, sample, alpha, earlier, parts.metric)
             finding = _sound(monitor.check(case))
-            if monitor.statistical:
-                finding = dataclasses.replace(finding, alpha=alpha)
+            tested = alpha if monitor.statistical else None
+            finding = dataclasses.replace(finding, alpha=tested, labelled=monitor.needs_labels)
         except (SettingsError, ServiceError):
             raise
         except Exception as error:  # a plugin may raise anything, and the other monitors must still look

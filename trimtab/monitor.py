@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -60,6 +61,8 @@ class Finding:
         Rate of alarms on quiet windows at which it was asked, where it is a statistical monitor.
     estimated
         Whether it is an estimate made without labels.
+    labelled
+        Whether it was made with labels: what it says is believed before what others guess.
     """
 
     monitor: str
@@ -72,6 +75,7 @@ class Finding:
     p: float | None = None
     alpha: float | None = None
     estimated: bool = False
+    labelled: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""
@@ -86,6 +90,7 @@ class Finding:
             "p": self.p,
             "alpha": self.alpha,
             "estimated": self.estimated,
+            "labelled": self.labelled,
         }
 
     @classmethod
@@ -102,6 +107,7 @@ class Finding:
             value["p"],
             value["alpha"],
             value["estimated"],
+            value["labelled"],
         )
 
 
@@ -145,6 +151,19 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def take(self, rows: npt.NDArray[Any]) -> Sample:
+        """Return some rows: integers, or a mask ``[rows]``."""
+        return dataclasses.replace(
+            self,
+            frame=self.frame.iloc[np.flatnonzero(rows) if rows.dtype == bool else rows],
+            inputs={name: array[rows] for name, array in self.inputs.items()},
+            probabilities=None if self.probabilities is None else self.probabilities[rows],
+            embedding=None if self.embedding is None else self.embedding[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            predictions=None if self.predictions is None else self.predictions[rows],
+            groups=None if self.groups is None else self.groups[rows],
+        )
 
     @property
     def outputs(self) -> npt.NDArray[np.float32] | None:
@@ -198,10 +217,25 @@ class Monitor(Protocol):
     summary of each batch. :class:`OnDraw` is the base of those to which a draw of the rows is enough.
     """
 
-    name: ClassVar[str]
-    guards: ClassVar[bool]
-    needs_labels: ClassVar[bool]
-    statistical: ClassVar[bool]
+    @property
+    def name(self) -> str:
+        """Under which it is used; a class attribute as a rule, as are the three that follow."""
+        ...
+
+    @property
+    def guards(self) -> bool:
+        """Whether it runs first, on raw rows alone."""
+        ...
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it waits for them."""
+        ...
+
+    @property
+    def statistical(self) -> bool:
+        """Whether it alarms by chance, at a rate that it is given."""
+        ...
 
     def fit(self, reference: Sample) -> Summary:
         """Return what batches are summarized by, such as bins; kept with the champion's version."""

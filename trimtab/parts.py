@@ -22,6 +22,7 @@ from trimtab.monitor import Monitor, Summary
 from trimtab.registry import Registry
 from trimtab.runtime import Runtime, Setup, Target
 from trimtab.sampler import Sampler
+from trimtab.segments import BySegment
 from trimtab.serving import Serving
 from trimtab.settings import Project
 from trimtab.space import Space, converter
@@ -267,7 +268,11 @@ def monitors_of(project: Project) -> tuple[Monitor, ...]:
     for name in settings.use:
         if name not in discover.installed("monitors"):
             discover.build("monitors", name, {}, "monitors.use")
-    return tuple(discover.build("monitors", name, settings.settings(name), f"monitors.{name}") for name in settings.use)
+    made: list[Monitor] = [
+        discover.build("monitors", name, settings.settings(name), f"monitors.{name}") for name in settings.use
+    ]
+    segments = project.data.segments
+    return tuple(BySegment(m, segments) if segments and m.statistical else m for m in made)
 
 
 def registry_of(project: Project) -> Registry:

@@ -208,7 +208,8 @@ class DataSettings(Section):
     split
         Shares of the roles.
     segments
-        Columns of whose every value quality is judged by itself, where ``gate.max_segment_drop`` is set.
+        Columns by whose values the monitors also look at rows apart; with ``gate.max_segment_drop`` the gate
+        judges quality by them too.
     golden
         File of rows (same columns) that must never be forgotten; ``gate.keep`` judges it.
     reference_rows

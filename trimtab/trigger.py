@@ -195,7 +195,8 @@ class Trigger(BaseModel):
     ----------
     on
         What starts a round. ``worse``: labels say that the champion got worse; at once. ``moved``: the
-        data moved in what matters; when confirmed. ``slower``: the champion takes longer than when it was
+        data moved in what matters; when confirmed, and by windows alone whose labels have not said that all
+        is well (where ``worse`` is named too). ``slower``: the champion takes longer than when it was
         promoted. ``rows 10000``: so many rows were labelled since the last round. ``every 30d`` (or
         ``every 8 windows``): so long after the last one.
     confirm
@@ -207,7 +208,8 @@ class Trigger(BaseModel):
     false_rounds
         Rounds without a cause that are put up with, per year; half for ``worse``, half for ``moved``.
     cooldown
-        Windows after that of a round in which no other round starts.
+        Windows after that of a round in which no other round starts: a new champion shows what it can
+        on more than one window.
     budget
         Rounds and minutes of any month.
 
@@ -227,7 +229,7 @@ class Trigger(BaseModel):
     confirm: Annotated[tuple[int, int], BeforeValidator(_confirm)] = (2, 3)
     importance: float = Field(default=0.05, ge=0, le=1)
     false_rounds: float = Field(default=1.0, gt=0)
-    cooldown: Annotated[int, BeforeValidator(_cooldown), Field(ge=0)] = 1
+    cooldown: Annotated[int, BeforeValidator(_cooldown), Field(ge=0)] = 2
     budget: Budget = Budget()
 
     def decide(self, window: int, findings: Iterable[Finding], state: State | None = None) -> Decision:
@@ -269,7 +271,8 @@ class Trigger(BaseModel):
         moved = [f for f in recent if f.answer is Answer.MOVED]
         slower = [f for f in recent if f.answer is Answer.SLOWER and f.window == window]
         level = self.level(state.per_year)
-        certain = [f for f in moved if f.p is None or f.p <= level]
+        well = _well(recent) if "worse" in self.on else set()
+        certain = [f for f in moved if f.window not in well and (f.p is None or f.p <= level)]
         weight = max((_weight(f, state.importance) for f in certain), default=0.0)
         news = [f for f in certain if f.alarms is None or not {*f.alarms} <= state.tried]
         counted = self._confirmed(news) if weight >= self.importance else []
@@ -286,7 +289,7 @@ class Trigger(BaseModel):
         now = [f for f in alarmed if f.window == window or f in worse]
         if not now:
             return causes, (), weighed
-        waits = self._waits(moved, certain, news, weight, level) if moved else ()
+        waits = self._waits([f for f in moved if f.window not in well], certain, news, weight, level) if moved else ()
         return causes, (*_reasons(now), *waits, *heard.quieted), weighed
 
     def _confirmed(self, findings: Sequence[Finding]) -> list[Finding]:
@@ -297,6 +300,8 @@ class Trigger(BaseModel):
         self, moved: Sequence[Finding], certain: Sequence[Finding], news: Sequence[Finding], weight: float, level: float
     ) -> tuple[str, ...]:
         """Say why what moved starts no round."""
+        if not moved:
+            return ("no round: its labels say that all is well",)
         if not certain:
             allowed = f"trigger.false_rounds allows {self.false_rounds:g} rounds without cause a year"
             return (f"no round: p is above {level:.1e}, and {allowed}",)
@@ -379,7 +384,8 @@ def _weight(finding: Finding, importance: Mapping[str, float]) -> float:
         return 1.0
     columns: set[str] = set()
     for statistic in finding.alarms:
-        about = {c for c in importance for part in statistic.split(" ~ ") if part == c or part.startswith(f"{c}.")}
+        parts = [part.partition(" [")[0] for part in statistic.split(" ~ ")]
+        about = {c for c in importance for part in parts if part == c or part.startswith(f"{c}.")}
         if not about:
             return 1.0
         columns |= about
@@ -392,7 +398,7 @@ def _standing(findings: Sequence[Finding], estimated: bool) -> list[Finding]:
     What labels say of a window is believed before an estimate of it.
     """
     fine = {f.monitor: f.window for f in sorted(findings, key=lambda f: f.window) if f.answer is Answer.FINE}
-    told = {f.window for f in findings if not f.estimated and f.answer in (Answer.FINE, Answer.WORSE)}
+    told = {f.window for f in findings if f.labelled and f.answer in (Answer.FINE, Answer.WORSE)}
     return [
         f
         for f in findings
@@ -401,6 +407,12 @@ def _standing(findings: Sequence[Finding], estimated: bool) -> list[Finding]:
         and f.window > fine.get(f.monitor, -1)
         and not (estimated and f.window in told)
     ]
+
+
+def _well(findings: Sequence[Finding]) -> set[int]:
+    """Return the windows of which labels say that all is well."""
+    told = [f for f in findings if f.labelled]
+    return {f.window for f in told if f.answer is Answer.FINE} - {f.window for f in told if f.answer is Answer.WORSE}
 
 
 def _reasons(findings: Sequence[Finding]) -> tuple[str, ...]:
