@@ -13,6 +13,7 @@ from trimtab.history import Round
 from trimtab.labels import judge_labels
 from trimtab.look import look
 from trimtab.monitor import Finding
+from trimtab.pace import keeps_pace
 from trimtab.parts import Parts
 from trimtab.round import optimize
 from trimtab.trigger import Action, Decision
@@ -114,6 +115,8 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     window = parts.window(number)
     looked = parts.executor.call(f"check window {number}", look, parts, serving, window)
     parts.journal.record_findings(looked.findings, serving.version, number)
+    paced = parts.executor.call(f"time the champion after window {number}", keeps_pace, parts, serving, number)
+    parts.journal.record_findings(paced, serving.version, number)
     late_problems, late = judge_labels(parts, serving, number)
     decision = decide(parts, serving, number)
     asked = None
@@ -126,7 +129,8 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
         number, window.start, window.end, looked.rows, serving.version, decision, time.perf_counter() - begin
     )
     done, failed = _run(parts, asked, optimize) if asked is not None else (None, ())
-    return Report(number, decision, (*looked.findings, *late), done, (*looked.problems, *late_problems, *failed))
+    problems = (*looked.problems, *late_problems, *failed)
+    return Report(number, decision, (*looked.findings, *paced, *late), done, problems)
 
 
 def _run(parts: Parts, asked: Round, optimize: Optimize) -> tuple[Round, tuple[str, ...]]:

@@ -370,12 +370,16 @@ class BenchmarkSettings(Section):
         Of timing for each candidate that is judged; a first look takes less than a third of it.
     memory
         Whether the peak memory is measured, in a process of its own for each.
+    again
+        Time (``30d``, ``8 windows``) after which the champion is timed again, where ``trigger.on`` names
+        ``slower``.
     energy
         Meter of energy, carbon and cost; None: they are not measured.
     """
 
     seconds: float = Field(default=2.0, gt=0)
     memory: bool = True
+    again: str = Field(default="30d", pattern=r"^[1-9]\d*(d| windows?)$")
     energy: EnergySettings | None = None
 
 
