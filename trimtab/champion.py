@@ -253,7 +253,8 @@ def _put_right(parts: Parts, alias: str) -> Serving:
 
 def _sweep(parts: Parts) -> None:
     """Remove drafts that a crash left; a young one may be another process's, at work right now."""
-    for draft in parts.folder.glob("*/.*"):
+    places = [parts.folder] if parts.store is None else [parts.folder, parts.store]
+    for draft in (draft for place in places for draft in place.glob("*/.*")):
         if draft.is_dir() and time.time() - draft.stat().st_mtime > DRAFT_SECONDS:
             shutil.rmtree(draft, ignore_errors=True)
 

@@ -51,6 +51,9 @@ class Parts:
         Versions that are loaded in this process, by number, and runtimes that were made, by their words.
     fits
         What each monitor fitted to a version's reference, by the version's number and the monitor's name.
+    store
+        Folder of finished steps and of measurements that several runs of a project share; None: they are kept
+        in the project's home, and measurements for the round that they were taken in.
     """
 
     project: Project
@@ -68,11 +71,17 @@ class Parts:
     loaded: dict[int, Serving] = field(default_factory=dict)
     runtimes: dict[str, Runtime] = field(default_factory=dict)
     fits: dict[tuple[int, str], Summary] = field(default_factory=dict)
+    store: Path | None = None
 
     @property
     def folder(self) -> Path:
         """The project's home."""
         return self.project.folder
+
+    @property
+    def steps(self) -> Path:
+        """Folder of the finished steps, by fingerprint."""
+        return (self.store or self.folder) / "steps"
 
     @property
     def comparisons(self) -> int:
