@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pandas as pd
 from trimtab import discover
 from trimtab.energy import Meter
 from trimtab.errors import PluginError, TrimtabError
-from trimtab.executor import Direct, Executor, Progress, Silent
+from trimtab.executor import Direct, Executor, Progress, Silent, Workers
 from trimtab.journal import Journal
 from trimtab.metric import Metric, choose
 from trimtab.monitor import Monitor, Summary
@@ -26,7 +26,7 @@ from trimtab.serving import Serving
 from trimtab.settings import Project
 from trimtab.space import Space, converter
 from trimtab.technique import Trainer
-from trimtab.window import Source, Window, with_numbers
+from trimtab.window import Batches, Source, Window, with_numbers
 
 __all__ = ["Parts", "assemble"]
 
@@ -168,10 +168,15 @@ def assemble(
         sampler=sampler_of(project, space),
         space=space,
         journal=journal,
-        executor=executor or Direct(),
+        executor=executor or Direct(workers=workers_of(project)),
         progress=progress or Silent(),
         runtimes=runtimes,
     )
+
+
+def workers_of(project: Project) -> Workers:
+    """Return what the parts of a large window are looked at by."""
+    return Workers(project.monitors.workers, project.monitors.pool)
 
 
 def source_of(project: Project, **instead: Any) -> Source:
@@ -199,22 +204,26 @@ def read(project: Project, source: Source, number: int, start: int) -> Window:
             f"source {project.source.kind!r} raised {type(error).__name__} on window {number}: {error}; "
             "mend the source, or name another source.kind"
         ) from error
-    window = dataclasses.replace(window, batches=functools.partial(_told, window, project.source.kind))
+    window = window.mapped(functools.partial(_told, kind=project.source.kind, number=number))
     if not getattr(source, "untyped", False):
         return window
     numeric = [name for name, feature in project.features.items() if feature.kind == "numeric"]
-    return window.mapped(lambda batch: with_numbers(batch, numeric))
+    return window.mapped(functools.partial(_with_numbers, names=numeric))
 
 
-def _told(window: Window, kind: str) -> Iterator[pd.DataFrame]:
+def _with_numbers(batches: Batches, names: Sequence[str]) -> Iterator[pd.DataFrame]:
+    return (with_numbers(batch, names) for batch in batches())
+
+
+def _told(batches: Batches, kind: str, number: int) -> Iterator[pd.DataFrame]:
     """Give a window's rows; what the source raises meanwhile is told as its own."""
     try:
-        yield from window.batches()
+        yield from batches()
     except TrimtabError:
         raise
     except Exception as error:  # as above
         raise PluginError(
-            f"source {kind!r} raised {type(error).__name__} on window {window.number}: {error}; "
+            f"source {kind!r} raised {type(error).__name__} on window {number}: {error}; "
             "mend the source, or name another source.kind"
         ) from error
 
