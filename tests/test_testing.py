@@ -16,6 +16,7 @@ from trimtab import discover
 from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role
 from trimtab.errors import DataError, OutOfTimeError, SettingsError
+from trimtab.fileregistry import FileRegistry
 from trimtab.monitor import Always, Answer, Case, Finding
 from trimtab.registry import MemoryRegistry
 from trimtab.technique import About, Job
@@ -43,8 +44,11 @@ def test_our_own_plugins_keep_every_promise(kind: Checked, name: str, number: in
     list(yield_checks(kind, plugin))[number]()
 
 
-def test_the_registry_in_memory_keeps_every_promise(tmp_path: Path) -> None:
-    for check in yield_checks("registries", MemoryRegistry(tmp_path)):
+@pytest.mark.parametrize("registry", [MemoryRegistry, FileRegistry])
+def test_the_registries_without_a_server_keep_every_promise(
+    tmp_path: Path, registry: type[MemoryRegistry | FileRegistry]
+) -> None:
+    for check in yield_checks("registries", registry(tmp_path)):
         check()
 
 

@@ -125,6 +125,59 @@ def rollback(
 
 
 @app.command()
+def backtest(
+    config: Config,
+    begin: Annotated[
+        str | None, typer.Option("--from", metavar="N_OR_DATE", help="First window; the rows before it train.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="N_OR_DATE", help="Last window.")] = None,
+    triggers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trigger",
+            metavar="SETTINGS",
+            help="A trigger to try, such as 'on=worse,moved; confirm=3 of 5'; 'project': as it is. May be repeated.",
+        ),
+    ] = None,
+    gates: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate", metavar="SETTINGS", help="A gate to try, such as 'max_quality_drop=0.02'; as --trigger."
+        ),
+    ] = None,
+    beside: Annotated[bool, typer.Option("--beside", help="Add: a round never, every window, every third.")] = False,
+    afresh: Annotated[bool, typer.Option("--afresh", help="Replay again what was replayed before.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replay stored windows under several triggers and gates, beside the project, and compare what comes of it."""
+    from trimtab import console
+    from trimtab.backtest import backtest
+
+    with console.Bars(err) as bars:
+        report = backtest(
+            config,
+            overrides or (),
+            bars,
+            begin=begin,
+            end=end,
+            triggers=triggers or (),
+            gates=gates or (),
+            beside=beside,
+            afresh=afresh,
+        )
+    if as_json:
+        _print_json(report)
+    else:
+        out.print(console.backtest_table(report))
+    for row in report["rows"]:
+        for problem in filter(None, [row["failed"], *(e["message"] for e in row.get("errors", ()) if "message" in e)]):
+            err.print("[yellow]to mend[/]", Text(f"{row['trigger']}: {problem}"), highlight=False, soft_wrap=True)
+    if any(row["failed"] for row in report["rows"]):
+        raise typer.Exit(InputError.exit_code)
+
+
+@app.command()
 def check(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check that config, source and model are loadable, every problem at once, and what the gate needs."""
     from trimtab.check import examine
@@ -271,6 +324,8 @@ def _record(given: Sequence[str], message: str, code: int) -> None:
             from trimtab.journal import Journal
 
             command = next(a for a in given if not a.startswith("-"))
+            if command == "backtest":  # leaves the project as it is
+                return
             detail = {"command": command, "message": message, "exit_code": code}
             Journal(url or f"sqlite:///{file.absolute()}", name).record("error", detail)
     except (StopIteration, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, TrimtabError):

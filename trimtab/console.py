@@ -7,13 +7,22 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from trimtab.runtime import CHAMPION
 
-__all__ = ["Bars", "candidates_tables", "explanation", "gained_line", "mean_line", "windows_table"]
+__all__ = [
+    "Bars",
+    "backtest_table",
+    "candidates_tables",
+    "explanation",
+    "gained_line",
+    "mean_line",
+    "windows_table",
+]
 
 COLOURS = {"fine": "green", "moved": "yellow", "worse": "red", "slower": "yellow", "broken": "red", "unknown": "dim"}
 OUTCOMES = {
@@ -28,7 +37,7 @@ DASH = "–"  # noqa: RUF001 (an en dash marks an empty cell)
 
 
 class Bars:
-    """Progress as bars, one a stage, with the time left.
+    """Progress as bars, one a stage, with the time left; a stage within another goes when it is done.
 
     Parameters
     ----------
@@ -49,6 +58,7 @@ class Bars:
             console=console,
             disable=not console.is_terminal,
         )
+        self.depth = 0
 
     def __enter__(self) -> Bars:
         self.progress.start()
@@ -65,8 +75,12 @@ class Bars:
         def advance(done: str) -> None:
             self.progress.update(bar, advance=1, now=done[:60])
 
-        yield advance
-        self.progress.update(bar, now="")
+        self.depth += 1
+        try:
+            yield advance
+        finally:
+            self.depth -= 1
+        self.progress.update(bar, now="", visible=not self.depth)
         if not self.console.is_terminal:
             self.console.print(f"{name}: done ({total})")
 
@@ -183,6 +197,34 @@ def _speedup(m: Mapping[str, float], look: Mapping[str, float], contended: bool 
         return f"~{look['look_speedup']:.2f}" if look else DASH
     said = f"{m['speedup']:.2f} ({m['speedup_low']:.2f} to {m['speedup_high']:.2f})"
     return said + (" contended" if contended else "")
+
+
+def backtest_table(report: Mapping[str, Any]) -> Table:
+    """Return a table of a backtest: one row for each trigger and gate."""
+    windows = report["windows"]
+    title = f"Backtest of {report['project']}, windows {windows['first']} to {windows['last']}"
+    note = "minutes: of building and measuring, as if each had been alone; never replaced: the first champion's quality"
+    table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
+    gated = len({row["gate"] for row in report["rows"]}) > 1
+    for name in ("trigger", *(["gate"] if gated else [])):
+        table.add_column(name, overflow="fold")
+    for name in BACKTEST:
+        table.add_column(name, justify="right")
+    for row in report["rows"]:
+        failed = f"\n[red]failed: {escape(row['failed'])}[/]" if row["failed"] else ""
+        figures = [DASH] * len(BACKTEST) if failed else _replayed(row, report)
+        table.add_row(escape(row["trigger"]) + failed, *([escape(row["gate"])] if gated else []), *figures)
+    return table
+
+
+BACKTEST = ("moved", "worse", "broken", "rounds", "promoted", "minutes", "mean quality", "never replaced")
+
+
+def _replayed(row: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    alarms = [str(len(windows)) for windows in row["alarms"].values()]
+    rounds = [str(len(row["rounds"])), str(row["promotions"]), f"{row['minutes']:.1f}"]
+    quality = [_figure(row["quality"][key], report["metric"]) for key in ("served", "never_replaced")]
+    return [*alarms, *rounds, *quality]
 
 
 def gained_line(status: Mapping[str, Any]) -> str | None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
 
 from trimtab import champion
 from trimtab.errors import DataError, ReadError, ServiceError, SettingsError
@@ -73,11 +70,7 @@ def survey_of(
     parts: Parts, serving: Serving, window: Window, monitors: Sequence[Monitor], fitted: bool = True
 ) -> Survey:
     """Look at every row once; without those that the version was fitted to where ``fitted`` is False."""
-
-    def unseen(batch: pd.DataFrame, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        return champion.unseen(parts, serving, batch, window.span.start + places)
-
-    keep = None if fitted or not len(serving.fitted) else unseen
+    keep = None if fitted or not len(serving.fitted) else champion.unseen(parts, serving, window.span.start)
     fits: list[tuple[Monitor, Summary]] = []
     failed: dict[str, Exception] = {}
     for monitor in monitors:
@@ -88,7 +81,8 @@ def survey_of(
         except Exception as error:  # a plugin may raise anything, and the other monitors must still look
             failed[monitor.name] = error
     most = parts.project.monitors.rows
-    seen = survey(window.batches(), serving.schema, window.number, fits, most, keep)
+    each = functools.partial(parts.executor.map, f"look at window {window.number}")
+    seen = survey(window.partitions, serving.schema, window.number, fits, most, keep, each)
     return dataclasses.replace(seen, failed={**seen.failed, **failed})
 
 

@@ -263,6 +263,11 @@ class MonitorsSettings(Section):
     rows
         Most rows of a window that the champion answers for its monitors, and that are looked at together;
         a larger window is drawn from. Counts and columns are of all rows.
+    workers
+        Parts of a large window that are looked at at the same time; what is found does not depend on it.
+    pool
+        What they are: ``threads``, or ``processes``, which take seconds to start and each the memory of its
+        libraries, and then wait for each other less.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -270,12 +275,14 @@ class MonitorsSettings(Section):
     use: tuple[str, ...] = ("integrity", "evidently.drift", "performance")
     false_alarms: float = Field(default=0.05, gt=0, lt=1)
     rows: int = Field(default=50_000, ge=1000)
+    workers: int = Field(default=1, ge=1)
+    pool: Literal["threads", "processes"] = "threads"
 
     @model_validator(mode="after")
     def _extras_are_monitors(self) -> MonitorsSettings:
         for key, value in (self.model_extra or {}).items():
             if key not in self.use:
-                known = [*self.use, "use", "false_alarms", "rows"]
+                known = [*self.use, *type(self).model_fields]
                 raise ValueError(f"unknown key {key!r}; neither a setting nor a monitor in use.{nearest(key, known)}")
             if not isinstance(value, Mapping | None):
                 raise ValueError(f"{key}: a monitor's settings are a mapping, such as {key}: {{}}; got {value!r}")

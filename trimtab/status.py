@@ -14,7 +14,7 @@ from trimtab.monitor import Answer, Finding
 from trimtab.registry import CHALLENGER, PREVIOUS, Registry, beside
 from trimtab.runtime import CHAMPION
 
-__all__ = ["describe", "gained", "mean_quality", "window_rows"]
+__all__ = ["describe", "gained", "mean_quality", "seconds_by_round", "window_rows"]
 
 
 def describe(journal: Journal, registry: Registry | None) -> dict[str, Any]:
@@ -178,6 +178,15 @@ def gained(journal: Journal) -> Mapping[str, Any] | None:
         "quality_after": _mean(told[last]),
         **(asked.detail.get("against_first", {}) if asked is not None else {}),
     }
+
+
+def seconds_by_round(journal: Journal) -> dict[str, float]:
+    """Return the seconds of building and measuring that each round took, by its operation."""
+    spent: dict[str, float] = {}
+    for kind in ("step", "measured"):
+        for _, _, detail in journal.records(kind):
+            spent[detail["round"]] = spent.get(detail["round"], 0.0) + float(detail["seconds"])
+    return spent
 
 
 def _mean(qualities: Sequence[Quality]) -> float | None:
