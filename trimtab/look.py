@@ -13,7 +13,7 @@ import pandas as pd
 
 from trimtab import champion
 from trimtab.data import Rows
-from trimtab.errors import ArtifactError, DataError, ReadError, ServiceError, SettingsError
+from trimtab.errors import ArtifactError, DataError, ReadError, ServiceError, SettingsError, TrimtabError
 from trimtab.history import Quality
 from trimtab.metric import answer, score
 from trimtab.monitor import Answer, Case, Finding, Monitor, Sample, Summary
@@ -22,7 +22,7 @@ from trimtab.serving import Serving
 from trimtab.survey import Survey, survey
 from trimtab.window import Window, arrived
 
-__all__ = ["Looked", "judge_labels", "look"]
+__all__ = ["Looked", "judge_labels", "look", "look_again"]
 
 
 @dataclass(frozen=True)
@@ -45,24 +45,88 @@ class Looked:
 
 
 def look(parts: Parts, serving: Serving, window: Window) -> Looked:
-    """Ask every monitor that needs no labels; those that guard first, and only them on broken rows."""
+    """Ask every monitor that needs no labels; those that guard first.
+
+    Of broken rows the others are shown what can be read, so that one bad column hides nothing of the rest.
+    """
     guards = [m for m in parts.monitors if m.guards]
     raw = _survey(parts, serving, window, guards)
-    sample = Sample(serving.schema, raw.frame, window.number)
-    problems, findings = _ask(parts, guards, serving, sample, raw)
-    if any(f.answer is Answer.BROKEN for f in findings):
-        return Looked(raw.rows, [*problems, *(r for f in findings for r in f.reasons)], findings)
-    others = [m for m in parts.monitors if not m.guards and not m.needs_labels]
+    problems, findings = _ask(parts, guards, serving, Sample(serving.schema, raw.frame, window.number), raw)
+    broken = [f for f in findings if f.answer is Answer.BROKEN]
+    unseen, sample, why = _shown(parts, serving, window, bool(broken))
+    if why is not None and not broken:
+        broken = [Finding("integrity", window.number, Answer.BROKEN, (why,))]
+        findings = [*findings, *broken]
+    more_problems, more = _ask(parts, _others(parts), serving, sample, unseen)
+    reasons = [r for f in broken for r in f.reasons]
+    return Looked(raw.rows, [*problems, *reasons, *more_problems], [*findings, *more])
+
+
+def look_again(parts: Parts, serving: Serving, window: Window) -> tuple[list[str], list[Finding]]:
+    """Ask the monitors that neither guard nor need labels about a window that a person released.
+
+    Raises
+    ------
+    DataError
+        When its rows cannot be read, or the champion has no answer to them.
+    """
+    rows = 0
+    for batch in window.batches():
+        _refuse_unusable(serving, batch, rows)
+        rows += len(batch)
+    if not rows:
+        raise DataError("it has no rows")
+    unseen = _survey(parts, serving, window, _others(parts), fitted=False)
+    sample = champion.observe(serving.session, serving.schema, unseen.frame, window.number)
+    if sample.outputs is None or not np.isfinite(sample.outputs).all():
+        raise DataError("the champion answers some of its rows with what is no number")
+    return _ask(parts, _others(parts), serving, sample, unseen)
+
+
+def _refuse_unusable(serving: Serving, batch: pd.DataFrame, first: int) -> None:
+    """Refuse rows that no model can be fitted to."""
+    try:
+        inputs = serving.schema.encode(batch)
+        serving.schema.encode_labels(batch)
+    except DataError:
+        raise
+    except Exception as error:  # rows that are broken in ways that nothing foresaw
+        raise DataError(f"rows {first} to {first + len(batch) - 1}: {type(error).__name__}: {error}") from error
+    for name, values in inputs.items():
+        if values.dtype.kind == "f" and (infinite := np.isinf(values).reshape(len(values), -1).any(axis=1)).any():
+            rows = (first + np.flatnonzero(infinite)).tolist()
+            more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
+            raise DataError(f"input {name!r} holds infinite values in rows {', '.join(map(str, rows[:3]))}{more}")
+
+
+def _others(parts: Parts) -> list[Monitor]:
+    return [m for m in parts.monitors if not m.guards and not m.needs_labels]
+
+
+def _shown(parts: Parts, serving: Serving, window: Window, broken: bool) -> tuple[Survey, Sample, str | None]:
+    """Return what the other monitors see of a window, and why the model cannot read its rows, if it cannot."""
+    schema, number, others = serving.schema, window.number, _others(parts)
     try:
         unseen = _survey(parts, serving, window, others, fitted=False)
-        sample = champion.observe(serving.session, serving.schema, unseen.frame, window.number)
-    except ReadError:
-        raise
-    except DataError as error:
-        broken = Finding("integrity", window.number, Answer.BROKEN, (str(error),))
-        return Looked(raw.rows, [*problems, str(error)], [*findings, broken])
-    more_problems, more = _ask(parts, others, serving, sample, unseen)
-    return Looked(raw.rows, [*problems, *more_problems], [*findings, *more])
+    except Exception as error:  # such as a group column that is missing: then every row is looked at
+        why, unseen = _bearable(error, broken), _survey(parts, serving, window, others)
+        return unseen, Sample(schema, unseen.frame, number, schema.readable(unseen.frame)), why
+    try:
+        return unseen, champion.observe(serving.session, schema, unseen.frame, number), None
+    except Exception as error:
+        why = _bearable(error, broken)
+        return unseen, Sample(schema, unseen.frame, number, schema.readable(unseen.frame)), why
+
+
+def _bearable(error: Exception, broken: bool) -> str:
+    """Return what was wrong with rows; whatever else is wrong is raised again.
+
+    Rows that are known to be broken may make anything raise.
+    """
+    of_rows = isinstance(error, DataError) and not isinstance(error, ReadError)
+    if of_rows or (broken and not isinstance(error, TrimtabError)):
+        return str(error)
+    raise error
 
 
 def _survey(parts: Parts, serving: Serving, window: Window, monitors: Sequence[Monitor], fitted: bool = True) -> Survey:
@@ -154,11 +218,8 @@ def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str]
     """Judge windows whose labels have come by the time window ``closed`` closes; what has none yet waits."""
     problems: list[str] = []
     findings: list[Finding] = []
-    delay, quarantined, recorded = (
-        parts.project.window.label_delay,
-        parts.journal.quarantined(),
-        parts.journal.windows(),
-    )
+    delay, recorded = parts.project.window.label_delay, parts.journal.windows()
+    quarantined, released = parts.journal.quarantined(), parts.journal.released()
     due = {w.number: w.champion for w in recorded if not w.labelled and w.number <= closed - delay}
     if not delay and closed not in {w.number for w in recorded}:
         due[closed] = serving.version
@@ -166,7 +227,13 @@ def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str]
         window = parts.window(number)
         if number in quarantined or not _has_labels(serving, window):
             continue
-        broken = _broken_since(parts, serving, window) if number in {w.number for w in recorded} else []
+        if number in released:
+            why = _unreadable(serving, window)
+            if why is not None:
+                problems.append(f"window {number} was released, and its labels are not used: {why}")
+                continue
+        seen = number in {w.number for w in recorded} and number not in released
+        broken = _broken_since(parts, serving, window) if seen else []
         if broken:
             _quarantine(parts, serving, number, broken)
             more_problems, more = [f"window {number}: {r}" for f in broken for r in f.reasons], broken
@@ -187,6 +254,14 @@ def _broken_since(parts: Parts, serving: Serving, window: Window) -> list[Findin
     raw = _survey(parts, serving, window, guards)
     _, findings = _ask(parts, guards, serving, Sample(serving.schema, raw.frame, window.number), raw)
     broken = [f for f in findings if f.answer is Answer.BROKEN]
+    why = _unreadable(serving, window)
+    if why is not None and not broken:
+        return [Finding("integrity", window.number, Answer.BROKEN, (why,))]
+    return broken
+
+
+def _unreadable(serving: Serving, window: Window) -> str | None:
+    """Say why rows or labels are not what the champion knows; None where they are."""
     try:
         for batch in window.batches():
             serving.schema.encode(batch)
@@ -194,8 +269,8 @@ def _broken_since(parts: Parts, serving: Serving, window: Window) -> list[Findin
     except ReadError:
         raise
     except DataError as error:
-        return broken or [Finding("integrity", window.number, Answer.BROKEN, (str(error),))]
-    return broken
+        return str(error)
+    return None
 
 
 def _quarantine(parts: Parts, serving: Serving, number: int, broken: Sequence[Finding]) -> None:

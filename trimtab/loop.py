@@ -10,7 +10,7 @@ from trimtab import champion, first, round
 from trimtab.errors import InputError
 from trimtab.history import Round
 from trimtab.look import judge_labels, look
-from trimtab.monitor import Finding
+from trimtab.monitor import Answer, Finding
 from trimtab.parts import Parts
 from trimtab.round import optimize
 from trimtab.serving import Serving
@@ -119,13 +119,14 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     if decision.action is Action.OPTIMIZE:
         asked = round.request(parts, number, decision.cause or "", decision.reasons)
     elif decision.action is Action.QUARANTINE:
-        quarantine = {"window": number, "reasons": list(decision.reasons)}
+        quarantine = {"window": number, "reasons": list(decision.reasons), "asks": decision.asks}
         parts.journal.record("quarantine", quarantine, f"quarantine:{number}")
     parts.journal.record_window(
         number, window.start, window.end, looked.rows, serving.version, decision, time.perf_counter() - begin
     )
     done, failed = _run(parts, asked, optimize) if asked is not None else (None, ())
-    return Report(number, decision, (*looked.findings, *late), done, (*looked.problems, *late_problems, *failed))
+    asks = decision.reasons[:1] if decision.asks else ()
+    return Report(number, decision, (*looked.findings, *late), done, (*asks, *looked.problems, *late_problems, *failed))
 
 
 def _run(parts: Parts, asked: Round, optimize: Optimize) -> tuple[Round, tuple[str, ...]]:
@@ -141,4 +142,6 @@ def _decide(parts: Parts, serving: Serving, number: int) -> Decision:
     rounds = [r for r in parts.journal.rounds() if r.cause != "first" and r.window < number]
     last_round = max((r.window for r in rounds), default=None)
     findings = parts.journal.findings(serving.version, after=-1 if last_round is None else last_round)
-    return parts.project.trigger.decide(number, [f for _, f in findings], last_round)
+    quarantined = parts.journal.quarantined()
+    telling = [f for _, f in findings if (f.answer is Answer.BROKEN) == (f.window in quarantined)]
+    return parts.project.trigger.decide(number, telling, last_round)

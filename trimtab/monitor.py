@@ -45,6 +45,9 @@ class Finding:
         Every score by column (or metric), also those that did not alarm.
     kept
         Numbers that the monitor is shown again, with its later windows (``Case.past``).
+    about
+        Of a broken window, what is at fault: names of columns. When the same is at fault in window after
+        window, a person is asked for.
     """
 
     monitor: str
@@ -53,6 +56,7 @@ class Finding:
     reasons: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    about: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""
@@ -63,6 +67,7 @@ class Finding:
             "reasons": list(self.reasons),
             "scores": {k: float(v) for k, v in self.scores.items() if np.isfinite(v)},
             "kept": {k: [float(v) for v in values] for k, values in self.kept.items()},
+            "about": list(self.about),
         }
 
     @classmethod
@@ -75,6 +80,7 @@ class Finding:
             tuple(value["reasons"]),
             dict(value["scores"]),
             dict(value.get("kept", {})),
+            about=tuple(value.get("about", ())),
         )
 
 
@@ -91,7 +97,7 @@ class Sample:
     number
         The window's number (0 for the reference).
     inputs
-        Encoded model inputs, ``[rows, ...]`` each; empty where integrity has not passed.
+        Encoded model inputs, ``[rows, ...]`` each; of a broken window those that can be read.
     probabilities
         A classifier's output, float32 ``[rows, classes]``, or None.
     embedding

@@ -38,12 +38,15 @@ class Decision:
         In words and numbers, from the findings.
     cause
         ``worse`` or ``moved`` where a round starts.
+    asks
+        Whether it takes a person to go on: the same was broken in window after window.
     """
 
     window: int
     action: Action
     reasons: tuple[str, ...] = ()
     cause: str | None = None
+    asks: bool = False
 
 
 def _confirm(value: object) -> object:
@@ -56,7 +59,7 @@ def _confirm(value: object) -> object:
     return m, k
 
 
-def _cooldown(value: object) -> object:
+def _windows(value: object) -> object:
     match = re.fullmatch(r"(\d+)\s+windows?", str(value).strip())
     return int(match.group(1)) if match else value
 
@@ -72,6 +75,9 @@ class Trigger(BaseModel):
         ``m of k``: ``moved`` counts when m of the last k windows moved.
     cooldown
         Windows after that of a round in which no other round starts.
+    ask_after
+        Windows in a row that are quarantined for the same column until a person is asked: what comes again
+        and again is no accident, and without sound windows the model is not watched.
 
     Examples
     --------
@@ -87,7 +93,8 @@ class Trigger(BaseModel):
 
     on: tuple[Literal["worse", "moved"], ...] = ("worse", "moved")
     confirm: Annotated[tuple[int, int], BeforeValidator(_confirm)] = (2, 3)
-    cooldown: Annotated[int, BeforeValidator(_cooldown), Field(ge=0)] = 1
+    cooldown: Annotated[int, BeforeValidator(_windows), Field(ge=0)] = 1
+    ask_after: Annotated[int, BeforeValidator(_windows), Field(ge=1)] = 3
 
     def decide(self, window: int, findings: Iterable[Finding], last_round: int | None) -> Decision:
         """Decide what is done now that ``window`` has closed.
@@ -98,14 +105,16 @@ class Trigger(BaseModel):
             The window that closed.
         findings
             Everything found under the current champion that has not yet led to a round, about this
-            window and earlier ones (labels come late).
+            window and earlier ones (labels come late); of a quarantined window only what is broken, of a
+            released one all but that.
         last_round
             The window after which the last round ran, or None.
         """
         found = list(findings)
         broken = [f for f in found if f.answer is Answer.BROKEN and f.window == window]
         if broken:
-            return Decision(window, Action.QUARANTINE, _reasons(broken))
+            again = _again(found, window, self.ask_after)
+            return Decision(window, Action.QUARANTINE, (*again, *_reasons(broken)), asks=bool(again))
         worse = _standing(found)
         moved = [f for f in found if f.answer is Answer.MOVED and f.window > window - self.confirm[1]]
         confirmed = len({f.window for f in moved}) >= self.confirm[0]
@@ -121,6 +130,21 @@ class Trigger(BaseModel):
             waits = ("waiting for labels, or for the drift to be confirmed",) if moved else ()
             return Decision(window, Action.ALERT, (*_reasons(now), *waits))
         return Decision(window, Action.IGNORE, ())
+
+
+def _again(findings: Sequence[Finding], window: int, windows: int) -> tuple[str, ...]:
+    """Ask for a person where the same was at fault in each of the last windows."""
+    subjects: dict[int, set[str]] = {}
+    for f in (f for f in findings if f.answer is Answer.BROKEN):
+        subjects.setdefault(f.window, set()).update(f.about or (f.monitor,))
+    newest = [subjects.get(number, set()) for number in range(window - windows + 1, window + 1)]
+    same = sorted(set.intersection(*newest))
+    if not same:
+        return ()
+    return (
+        f"a person is needed: {', '.join(map(repr, same))} broken in {windows} windows in a row, up to {window}; mend "
+        "the source, release what is right (trimtab release CONFIG WINDOW), or begin a new project on the new rows",
+    )
 
 
 def _standing(findings: Sequence[Finding]) -> list[Finding]:
