@@ -79,7 +79,7 @@ def hashes(values: pd.Series[Any], dtype: Literal["number", "text", "tensor"]) -
         codes, different = pd.factorize(values.astype(object).where(~missing, None).map(_hashable))
         words = np.array([word(v) for v in different], dtype=object)
         found = np.append(pd.util.hash_array(words), np.uint64(0))[codes] if len(words) else codes.astype(np.uint64)
-    return np.where(missing, np.uint64(0), found)
+    return np.where(missing, np.uint64(0), np.maximum(found, np.uint64(1)))
 
 
 def _of_tensor(cell: Any) -> int:

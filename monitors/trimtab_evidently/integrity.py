@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -118,7 +118,8 @@ class Integrity:
         """List every fault of the window's raw rows; ``alpha`` plays no part."""
         number, now, rows = case.current.number, Tally.unpack(case.seen), Trail.unpack(case.seen)
         if now.rows:
-            faults = [*self._of_columns(case, now), *self._of_order(case, rows, now)]
+            faults = [*self._of_columns(case, now)]
+            faults += self._of_order(case, rows, {subject for subject, _ in faults})
         else:
             faults = [(ROWS, f"window {number} has no rows; check that the source still delivers")]
             faults += _missing_columns(case.current.schema, now)
@@ -143,11 +144,11 @@ class Integrity:
         yield from ((str(schema.id), r) for r in _duplicated_ids(schema, now, case.current))
         yield from ((str(schema.label), r) for r in self._labels(schema, before, now))
 
-    def _of_order(self, case: Case, rows: Trail, now: Tally) -> Iterator[tuple[str, str]]:
-        """Yield what is stale."""
+    def _of_order(self, case: Case, rows: Trail, faulty: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Yield what is stale, and not broken in another way already."""
         yield from ((ROWS, r) for r in delivered_twice(case, rows, self.min_rows_repeated))
         yield from ((str(case.current.schema.timestamp), r) for r in not_advancing(case, rows))
-        yield from standing_still(case, rows, self.min_rows_still, now.faults)
+        yield from standing_still(case, rows, self.min_rows_still, faulty)
 
     def report(self, case: Case, path: Path) -> bool:
         """Write nothing: the reasons say all."""
@@ -228,7 +229,9 @@ def _beyond_words(held: Held, faults: Mapping[str, Fault]) -> str:
     if held.levels is not None:
         return f"categories that the reference did not have: {most_common(faults['new'].words)}"
     ends = [f"{low:.6g}" if low is not None else "its bound" for low in (held.low, held.high)]
-    reached = [(word, faults[kind].reach) for kind, word in (("below", "down to"), ("above", "up to")) if kind in faults]
+    reached = [
+        (word, faults[kind].reach) for kind, word in (("below", "down to"), ("above", "up to")) if kind in faults
+    ]
     far = " and ".join(f"{word} {reach:.6g}" for word, reach in reached)
     return f"outside what the reference held ({ends[0]} to {ends[1]}), {far}"
 

@@ -47,8 +47,8 @@ class Observed:
 
     Notes
     -----
-    Of n numbers, the next lies beyond the range with probability 2 / (n + 1). Of categories, the share
-    that are new is estimated by the share of values that occurred once (Good 1953; one more counted): where nearly every
+    Of n numbers, the next lies beyond the range with probability 2 / (n + 1). The share of new categories
+    is estimated by that of values that occurred once, one more counted (Good 1953): where nearly every
     value is new in quiet rows, as with names of people, no share of new ones says anything.
 
     Examples
@@ -109,4 +109,4 @@ def _numbers(column: Column, cells: Iterable[Any]) -> npt.NDArray[np.float64]:
         numbers = np.concatenate([tensor(cell).ravel() for cell in cells] or [np.zeros(0)])
     else:
         numbers = np.asarray(list(cells), dtype=np.float64)
-    return numbers[np.isfinite(numbers)]
+    return np.asarray(numbers[np.isfinite(numbers)])
