@@ -13,6 +13,7 @@ import pandas as pd
 
 from trimtab.errors import SettingsError, nearest
 from trimtab.monitor import Case, Sample
+from trimtab_evidently.cells import occurs_once
 from trimtab_evidently.columns import Columns
 from trimtab_evidently.packed import Lens, Sketches, unpack_lenses
 from trimtab_evidently.scores import Score, Sketch
@@ -200,7 +201,7 @@ def _require_known(ignore: Collection[str], columns: Columns) -> None:
 def _groups(sample: Sample) -> npt.NDArray[np.intp]:
     """Return a number for each row's group; each row's own where the schema has none, or the rows do not say."""
     name = sample.schema.group
-    if name is None or name not in sample.frame:
+    if name is None or not occurs_once(name, sample.frame):
         return np.arange(len(sample))
     codes, _ = pd.factorize(sample.frame[name])
     alone = codes < 0
