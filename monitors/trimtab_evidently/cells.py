@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -76,7 +77,7 @@ def hashes(values: pd.Series[Any], dtype: Literal["number", "text", "tensor"]) -
         found = np.asarray(pd.util.hash_array(numbers + 0.0), dtype=np.uint64)  # adding 0 makes -0 the same as 0
         missing = np.isnan(numbers)
     else:
-        codes, different = pd.factorize(values.astype(object).where(~missing, None).map(_hashable))
+        codes, different = _factorized(values)
         words = np.array([word(v) for v in different], dtype=object)
         found = np.append(pd.util.hash_array(words), np.uint64(0))[codes] if len(words) else codes.astype(np.uint64)
     return np.where(missing, np.uint64(0), np.maximum(found, np.uint64(1)))
@@ -90,8 +91,13 @@ def _of_tensor(cell: Any) -> int:
     return int.from_bytes(hashlib.blake2b(held, digest_size=DIGEST_BYTES).digest(), "little")
 
 
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | None) else str(value)
+def _factorized(values: pd.Series[Any]) -> tuple[npt.NDArray[np.intp], Sequence[Any]]:
+    """Return each value's place among the different ones, -1 where it is missing, and these."""
+    try:
+        codes, different = pd.factorize(values)
+    except TypeError:  # what cannot be hashed, such as a list, stands for itself in words
+        codes, different = pd.factorize(values.where(values.isna(), values.map(str)))
+    return codes, list(different)
 
 
 def instants(values: pd.Series[Any]) -> npt.NDArray[np.float64]:
