@@ -49,7 +49,7 @@ def test_an_acknowledged_alarm_stays_in_the_journal_and_starts_no_round(tmp_path
     assert moved.decision.action is Action.OPTIMIZE
     parts.journal.close_round(parts.journal.rounds()[-1].operation, "kept", {})
     for alarm in ("evidently.drift:c", "evidently.drift"):
-        said = acknowledge(parts, alarm, "a new sensor", "window 40")
+        said = acknowledge(parts, alarm, "a new sensor", "window 40", "ann")
     assert said.until == 40
     last = next(watch)
     assert last.decision is not None
@@ -63,13 +63,13 @@ def test_what_never_alarmed_and_what_has_no_end_is_refused(tmp_path: Path) -> No
     parts = world(tmp_path, fakes.quiet(200, 2), shifted(3)).process()
     list(loop.watch(parts, replay=True))
     with pytest.raises(SettingsError, match=r"no alarm 'evidently.drift:d'; have alarmed: evidently.drift, .*:c"):
-        acknowledge(parts, "evidently.drift:d", "why", "5")
+        acknowledge(parts, "evidently.drift:d", "why", "5", "ann")
     with pytest.raises(SettingsError, match="--until 'soon' is neither a day"):
-        acknowledge(parts, "evidently.drift", "why", "soon")
+        acknowledge(parts, "evidently.drift", "why", "soon", "ann")
     with pytest.raises(SettingsError, match="--until '2026-01-01' is a day, but windows of 200 rows carry no time"):
-        acknowledge(parts, "evidently.drift", "why", "2026-01-01")
+        acknowledge(parts, "evidently.drift", "why", "2026-01-01", "ann")
     with pytest.raises(SettingsError, match="--expected is empty"):
-        acknowledge(parts, "evidently.drift", " ", "5")
+        acknowledge(parts, "evidently.drift", " ", "5", "ann")
 
 
 def test_a_window_is_explained_with_scores_rates_and_what_was_weighed(tmp_path: Path) -> None:

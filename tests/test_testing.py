@@ -291,6 +291,13 @@ class Promises(Watches):
 
 
 @dataclass(frozen=True)
+class Trusting(Watches):
+    def check(self, case: Case) -> Finding:
+        case.current.frame[case.current.schema.names[0]].astype(float)
+        return super().check(case)
+
+
+@dataclass(frozen=True)
 class Fickle(Watches):
     seen: ClassVar[list[int]] = []
 
@@ -304,6 +311,7 @@ class Fickle(Watches):
     [
         (Spoils(), {"check_leaves_its_samples_alone"}),
         (Nervous(), {"check_few_rows_are_no_alarm"}),
+        (Trusting(), {"check_bears_broken_rows"}),
         (Silent(), {"check_finding_is_complete"}),
         (Infinite(), {"check_scores_are_numbers", "check_finding_is_complete"}),
         (Promises(), {"check_report_is_where_it_says"}),

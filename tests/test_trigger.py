@@ -203,3 +203,32 @@ def test_a_slower_champion_starts_a_round_where_that_is_asked_for() -> None:
     slower = found("slower", 9)
     assert Trigger().decide(9, [slower]).action is Action.ALERT
     assert Trigger(on=("slower",)).decide(9, [slower]).cause == "slower"
+
+
+def broken(window: int, *about: str, monitor: str = "integrity") -> Finding:
+    return Finding(monitor, window, Answer.BROKEN, (f"{monitor} said broken",), about=about)
+
+
+def test_the_same_column_broken_in_every_one_of_the_last_windows_asks_for_a_person() -> None:
+    trigger = Trigger.model_validate({"ask_after": "3 windows"})
+    asked = decide(trigger, 7, broken(5, "a", "b"), broken(6, "b", "c"), broken(7, "c"), broken(7, "b", monitor="m"))
+    assert (asked.action, asked.asks, asked.cause) == (Action.QUARANTINE, True, None)
+    assert asked.reasons[0].startswith("a person is needed: 'b' broken in 3 windows in a row, up to 7; mend the source")
+    assert asked.reasons[1:] == (
+        "window 7: integrity said broken",
+        "window 7: m said broken",
+    )
+    assert not decide(trigger, 7, broken(5, "a"), broken(6, "b"), broken(7, "b")).asks
+    assert not decide(trigger, 7, broken(4, "b"), broken(5, "b"), broken(7, "b")).asks
+    assert not decide(trigger, 2, broken(1, "b"), broken(2, "b")).asks
+    assert decide(Trigger(ask_after=1), 1, broken(1, "b")).asks
+
+
+def test_a_guard_that_names_no_column_is_named_itself() -> None:
+    asked = decide(Trigger(ask_after=2), 6, found("broken", 5, "guard"), found("broken", 6, "guard"))
+    assert asked.reasons[0].startswith("a person is needed: 'guard' broken in 2 windows in a row")
+
+
+def test_nobody_can_be_asked_after_no_window() -> None:
+    with pytest.raises(ValidationError, match="ask_after"):
+        Trigger(ask_after=0)

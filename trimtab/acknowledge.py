@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import math
 import re
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,7 @@ __all__ = ["acknowledge", "acknowledged"]
 FIELDS = ("monitor", "statistic", "expected", "until", "who")
 
 
-def acknowledge(parts: Parts, alarm: str, expected: str, until: str) -> Acknowledged:
+def acknowledge(parts: Parts, alarm: str, expected: str, until: str, who: str) -> Acknowledged:
     """Record that an alarm is expected.
 
     Parameters
@@ -27,6 +26,8 @@ def acknowledge(parts: Parts, alarm: str, expected: str, until: str) -> Acknowle
         Why it is expected.
     until
         The last day (``2026-12-31``, UTC) or the last window (``40``) for which it holds.
+    who
+        Says so.
 
     Raises
     ------
@@ -40,7 +41,7 @@ def acknowledge(parts: Parts, alarm: str, expected: str, until: str) -> Acknowle
     if alarm not in known:
         have = f"have alarmed: {', '.join(known)}" if known else "nothing has alarmed"
         raise SettingsError(f"no alarm {alarm!r}; {have}.{nearest(alarm, known)}")
-    said = Acknowledged(monitor, statistic or None, expected, _window(parts, until), getpass.getuser())
+    said = Acknowledged(monitor, statistic or None, expected, _window(parts, until), who)
     detail = {name: getattr(said, name) for name in FIELDS} | {"written": until}
     parts.journal.record("ack", detail, f"ack:{alarm}:{said.until}:{expected}")
     return said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import json
 import os
 import sys
@@ -178,6 +179,29 @@ def backtest(
 
 
 @app.command()
+def release(
+    config: Config,
+    window: Annotated[int, typer.Argument(help="Number of a quarantined window.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a window out of quarantine: it is looked at, its labels are judged, and it can be trained on."""
+    from trimtab import release as releasing
+    from trimtab.parts import assemble
+    from trimtab.settings import Project
+
+    parts = assemble(Project.load(config, overrides or ()), beside=config.parent)
+    problems, findings = releasing.release(parts, window, _user(), reason)
+    _finish(config, overrides or (), [], as_json)
+    for finding in findings:
+        said = "; ".join([f"window {window}: {finding.monitor} says {finding.answer}", *finding.reasons])
+        err.print(Text(said), highlight=False, soft_wrap=True)
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+@app.command()
 def check(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check that config, source and model are loadable, every problem at once, and what the gate needs."""
     from trimtab.check import examine
@@ -247,7 +271,8 @@ def ack(
     from trimtab.parts import assemble
     from trimtab.settings import Project
 
-    said = acknowledge(assemble(Project.load(config, overrides or ()), beside=config.parent), alarm, expected, until)
+    parts = assemble(Project.load(config, overrides or ()), beside=config.parent)
+    said = acknowledge(parts, alarm, expected, until, _user())
     if as_json:
         _print_json(dataclasses.asdict(said))
     else:
@@ -332,6 +357,14 @@ def _record(given: Sequence[str], message: str, code: int) -> None:
         return
 
 
+def _user() -> str:
+    """Return the name of who types; the number where the machine knows no name for it (in a container)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
+
+
 def _be_quiet() -> None:
     """Nothing is sent home, and other libraries' notices do not tear the progress apart."""
     for name, value in {
@@ -407,6 +440,8 @@ def _show(report: dict[str, Any]) -> None:
         for table in console.candidates_tables(asked):
             out.print(table)
     state = f"{report['project']}: {report['state']}, champion v{report['champion']}, epoch {report['epoch']}"
+    if report["waiting"] is not None:
+        out.print(Text(report["waiting"], style="yellow"), highlight=False, soft_wrap=True)
     lines = [state, console.mean_line(report), console.gained_line(report), *console.links(report)]
     for line in filter(None, lines):
         out.print(line, highlight=False, soft_wrap=True)

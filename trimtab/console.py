@@ -100,7 +100,7 @@ def windows_table(status: Mapping[str, Any]) -> Table:
             str(row["window"]),
             str(row["rows"]),
             f"[{COLOURS[finding]}]{finding}[/]",
-            row["decision"] or DASH,
+            (row["decision"] or DASH) + (", released" if row["released"] is not None else ""),
             DASH if row["champion"] is None else f"v{row['champion']}",
             _figure(row["quality"], status["metric"]),
             _shorten("; ".join(row["reasons"])),

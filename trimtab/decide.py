@@ -19,7 +19,9 @@ def decide(parts: Parts, serving: Serving, number: int) -> Decision:
     """Decide what is done now that window ``number`` has closed."""
     rounds = [r for r in parts.journal.rounds() if r.cause != "first" and r.window < number]
     last = max((r.window for r in rounds), default=None)
-    findings = [f for _, f in parts.journal.findings(serving.version, after=-1 if last is None else last)]
+    found = [f for _, f in parts.journal.findings(serving.version, after=-1 if last is None else last)]
+    quarantined = parts.journal.quarantined()
+    findings = [f for f in found if (f.answer is Answer.BROKEN) == (f.window in quarantined)]
     return parts.project.trigger.decide(number, findings, state(parts, serving, number, rounds))
 
 

@@ -228,8 +228,16 @@ class Journal:
             return [(r.tick, Finding.from_json(r.finding)) for r in rows]
 
     def quarantined(self) -> set[int]:
-        """Return the numbers of the windows that were found broken."""
-        return {f.window for _, f in self.findings() if f.answer is Answer.BROKEN}
+        """Return the numbers of the windows that were found broken, and that nobody released since."""
+        return {f.window for _, f in self.findings() if f.answer is Answer.BROKEN} - self.released().keys()
+
+    def release(self, window: int, who: str, reason: str) -> None:
+        """Remember that a person released a quarantined window; once."""
+        self.record("release", {"window": window, "who": who, "reason": reason}, f"release:{window}")
+
+    def released(self) -> dict[int, Mapping[str, Any]]:
+        """Return who released which window, when (``at``, UTC) and why, by the window's number."""
+        return {detail["window"]: {**detail, "at": at} for at, _, detail in self.records("release")}
 
     def record_quality(self, quality: Quality) -> None:
         """Remember a version's quality on a window; a repeated one replaces itself."""

@@ -28,11 +28,15 @@ def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str]
     """
     problems: list[str] = []
     findings: list[Finding] = []
-    served = {w.number: w.champion for w in parts.journal.windows()}
+    served, released = {w.number: w.champion for w in parts.journal.windows()}, parts.journal.released()
     counts = _more(parts, serving, closed, served)
     for number in _from(parts, serving, counts):
         window = parts.window(number)
-        broken = _broken_since(parts, serving, window) if number in served and number in counts else []
+        if number in released and (why := _unreadable(serving, window)) is not None:
+            problems.append(f"window {number} was released, and its labels are not used: {why}")
+            continue
+        look = number in served and number in counts and number not in released
+        broken = _broken_since(parts, serving, window) if look else []
         if broken:
             _quarantine(parts, serving, number, broken)
             more_problems, more = [f"window {number}: {r}" for f in broken for r in f.reasons], broken
@@ -99,6 +103,14 @@ def _broken_since(parts: Parts, serving: Serving, window: Window) -> list[Findin
     raw = survey_of(parts, serving, window, guards)
     _, findings = ask(parts, guards, serving, Sample(serving.schema, raw.frame, window.number), raw)
     broken = [f for f in findings if f.answer is Answer.BROKEN]
+    why = _unreadable(serving, window)
+    if why is not None and not broken:
+        return [Finding("integrity", window.number, Answer.BROKEN, (why,))]
+    return broken
+
+
+def _unreadable(serving: Serving, window: Window) -> str | None:
+    """Say why rows or labels are not what the champion knows; None where they are."""
     try:
         for batch in window.batches():
             serving.schema.encode(batch)
@@ -106,8 +118,8 @@ def _broken_since(parts: Parts, serving: Serving, window: Window) -> list[Findin
     except ReadError:
         raise
     except DataError as error:
-        return broken or [Finding("integrity", window.number, Answer.BROKEN, (str(error),))]
-    return broken
+        return str(error)
+    return None
 
 
 def _quarantine(parts: Parts, serving: Serving, number: int, broken: Sequence[Finding]) -> None:

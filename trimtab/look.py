@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab import champion
-from trimtab.errors import DataError, ReadError, ServiceError, SettingsError
+from trimtab.errors import DataError, ReadError, ServiceError, SettingsError, TrimtabError
 from trimtab.monitor import Answer, Case, Finding, Monitor, Sample, Summary
 from trimtab.parts import Parts
 from trimtab.serving import Serving
 from trimtab.survey import Survey, survey
 from trimtab.window import Window
 
-__all__ = ["Looked", "ask", "look", "seen_by_champion", "survey_of"]
+__all__ = ["Looked", "ask", "look", "seen_by_champion", "survey_of", "without_labels"]
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,52 @@ class Looked:
 
 
 def look(parts: Parts, serving: Serving, window: Window) -> Looked:
-    """Ask every monitor that needs no labels; those that guard first, and only them on broken rows."""
+    """Ask every monitor that needs no labels; those that guard first.
+
+    Of broken rows the others are shown what can be read, so that one bad column hides nothing of the rest.
+    """
     guards = [m for m in parts.monitors if m.guards]
     raw = survey_of(parts, serving, window, guards)
-    sample = Sample(serving.schema, raw.frame, window.number)
-    problems, findings = ask(parts, guards, serving, sample, raw)
-    if any(f.answer is Answer.BROKEN for f in findings):
-        return Looked(raw.rows, [*problems, *(r for f in findings for r in f.reasons)], findings)
-    others = [m for m in parts.monitors if not m.guards and not m.needs_labels]
+    problems, findings = ask(parts, guards, serving, Sample(serving.schema, raw.frame, window.number), raw)
+    broken = [f for f in findings if f.answer is Answer.BROKEN]
+    unseen, sample, why = _shown(parts, serving, window, bool(broken))
+    if why is not None and not broken:
+        broken = [Finding("integrity", window.number, Answer.BROKEN, (why,))]
+        findings = [*findings, *broken]
+    more_problems, more = ask(parts, without_labels(parts), serving, sample, unseen)
+    reasons = [r for f in broken for r in f.reasons]
+    return Looked(raw.rows, [*problems, *reasons, *more_problems], [*findings, *more])
+
+
+def without_labels(parts: Parts) -> list[Monitor]:
+    """Return the monitors that neither guard nor need labels."""
+    return [m for m in parts.monitors if not m.guards and not m.needs_labels]
+
+
+def _shown(parts: Parts, serving: Serving, window: Window, broken: bool) -> tuple[Survey, Sample, str | None]:
+    """Return what the other monitors see of a window, and why the model cannot read its rows, if it cannot."""
+    schema, number, others = serving.schema, window.number, without_labels(parts)
     try:
         unseen = survey_of(parts, serving, window, others, fitted=False)
-        sample = seen_by_champion(parts, serving, window, unseen)
-    except ReadError:
-        raise
-    except DataError as error:
-        broken = Finding("integrity", window.number, Answer.BROKEN, (str(error),))
-        return Looked(raw.rows, [*problems, str(error)], [*findings, broken])
-    more_problems, more = ask(parts, others, serving, sample, unseen)
-    return Looked(raw.rows, [*problems, *more_problems], [*findings, *more])
+    except Exception as error:  # such as a group column that is missing: then every row is looked at
+        why, unseen = _bearable(error, broken), survey_of(parts, serving, window, others)
+        return unseen, Sample(schema, unseen.frame, number, schema.readable(unseen.frame)), why
+    try:
+        return unseen, seen_by_champion(parts, serving, window, unseen), None
+    except Exception as error:
+        why = _bearable(error, broken)
+        return unseen, Sample(schema, unseen.frame, number, schema.readable(unseen.frame)), why
+
+
+def _bearable(error: Exception, broken: bool) -> str:
+    """Return what was wrong with rows; whatever else is wrong is raised again.
+
+    Rows that are known to be broken may make anything raise.
+    """
+    of_rows = isinstance(error, DataError) and not isinstance(error, ReadError)
+    if of_rows or (broken and not isinstance(error, TrimtabError)):
+        return str(error)
+    raise error
 
 
 def seen_by_champion(parts: Parts, serving: Serving, window: Window, seen: Survey) -> Sample:

@@ -123,13 +123,14 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     if decision.action is Action.OPTIMIZE:
         asked = round.request(parts, number, decision.cause or "", decision.reasons)
     elif decision.action is Action.QUARANTINE:
-        quarantine = {"window": number, "reasons": list(decision.reasons)}
+        quarantine = {"window": number, "reasons": list(decision.reasons), "asks": decision.asks}
         parts.journal.record("quarantine", quarantine, f"quarantine:{number}")
     parts.journal.record_window(
         number, window.start, window.end, looked.rows, serving.version, decision, time.perf_counter() - begin
     )
     done, failed = _run(parts, asked, optimize) if asked is not None else (None, ())
-    problems = (*looked.problems, *late_problems, *failed)
+    asks = decision.reasons[:1] if decision.asks else ()
+    problems = (*asks, *looked.problems, *late_problems, *failed)
     return Report(number, decision, (*looked.findings, *paced, *late), done, problems)
 
 

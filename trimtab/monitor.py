@@ -63,6 +63,9 @@ class Finding:
         Whether it is an estimate made without labels.
     labelled
         Whether it was made with labels: what it says is believed before what others guess.
+    about
+        Of a broken window, what is at fault: names of columns. When the same is at fault in window after
+        window, a person is asked for.
     """
 
     monitor: str
@@ -76,6 +79,7 @@ class Finding:
     alpha: float | None = None
     estimated: bool = False
     labelled: bool = False
+    about: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""
@@ -91,6 +95,7 @@ class Finding:
             "alpha": self.alpha,
             "estimated": self.estimated,
             "labelled": self.labelled,
+            "about": list(self.about),
         }
 
     @classmethod
@@ -108,6 +113,7 @@ class Finding:
             value["alpha"],
             value["estimated"],
             value["labelled"],
+            tuple(value["about"]),
         )
 
 
@@ -124,7 +130,7 @@ class Sample:
     number
         The window's number (0 for the reference).
     inputs
-        Encoded model inputs, ``[rows, ...]`` each; empty where integrity has not passed.
+        Encoded model inputs, ``[rows, ...]`` each; of a broken window those that can be read.
     probabilities
         A classifier's output, float32 ``[rows, classes]``, or None.
     embedding

@@ -130,7 +130,9 @@ def _change(journal: Journal, closed: int) -> int | None:
     """Return the window in which what the monitors last said of the present champion's data began; None: nothing."""
     promotions = journal.promotions()
     found = journal.findings(promotions[-1].version) if promotions else []
-    alarms = sorted({f.window for tick, f in found if tick <= closed and f.answer in (Answer.MOVED, Answer.WORSE)})
+    quarantined = journal.quarantined()
+    telling = [f for tick, f in found if tick <= closed and f.window not in quarantined]
+    alarms = sorted({f.window for f in telling if f.answer in (Answer.MOVED, Answer.WORSE)})
     if not alarms:
         return None
     begins = [now for before, now in itertools.pairwise(alarms) if now - before > QUIET]

@@ -47,6 +47,8 @@ class Decision:
         none starts.
     weighed
         What the decision was made from beside the findings, as JSON values.
+    asks
+        Whether it takes a person to go on: the same was broken in window after window.
     """
 
     window: int
@@ -54,6 +56,7 @@ class Decision:
     reasons: tuple[str, ...] = ()
     cause: str | None = None
     weighed: Mapping[str, Any] = field(default_factory=dict)
+    asks: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def _confirm(value: object) -> object:
     return m, k
 
 
-def _cooldown(value: object) -> object:
+def _windows(value: object) -> object:
     match = re.fullmatch(r"(\d+)\s+windows?", str(value).strip())
     return int(match.group(1)) if match else value
 
@@ -212,6 +215,9 @@ class Trigger(BaseModel):
         on more than one window.
     budget
         Rounds and minutes of any month.
+    ask_after
+        Windows in a row that are quarantined for the same column until a person is asked: what comes again
+        and again is no accident, and without sound windows the model is not watched.
 
     Examples
     --------
@@ -229,8 +235,9 @@ class Trigger(BaseModel):
     confirm: Annotated[tuple[int, int], BeforeValidator(_confirm)] = (2, 3)
     importance: float = Field(default=0.05, ge=0, le=1)
     false_rounds: float = Field(default=1.0, gt=0)
-    cooldown: Annotated[int, BeforeValidator(_cooldown), Field(ge=0)] = 2
+    cooldown: Annotated[int, BeforeValidator(_windows), Field(ge=0)] = 2
     budget: Budget = Budget()
+    ask_after: Annotated[int, BeforeValidator(_windows), Field(ge=1)] = 3
 
     def decide(self, window: int, findings: Iterable[Finding], state: State | None = None) -> Decision:
         """Decide what is done now that ``window`` has closed.
@@ -241,7 +248,8 @@ class Trigger(BaseModel):
             The window that closed.
         findings
             Everything found under the current champion that has not yet led to a round, about this
-            window and earlier ones (labels come late).
+            window and earlier ones (labels come late); of a quarantined window only what is broken, of a
+            released one all but that.
         state
             What else counts.
         """
@@ -249,7 +257,8 @@ class Trigger(BaseModel):
         found = list(findings)
         broken = [f for f in found if f.answer is Answer.BROKEN and f.window == window]
         if broken:
-            return Decision(window, Action.QUARANTINE, _reasons(broken))
+            again = _again(found, window, self.ask_after)
+            return Decision(window, Action.QUARANTINE, (*again, *_reasons(broken)), asks=bool(again))
         heard = _Heard.of(found, state)
         causes, waiting, weighed = self._causes(window, heard, state)
         reasons = tuple(r for _, told in causes for r in told)
@@ -390,6 +399,21 @@ def _weight(finding: Finding, importance: Mapping[str, float]) -> float:
             return 1.0
         columns |= about
     return sum(importance[c] for c in columns)
+
+
+def _again(findings: Sequence[Finding], window: int, windows: int) -> tuple[str, ...]:
+    """Ask for a person where the same was at fault in each of the last windows."""
+    subjects: dict[int, set[str]] = {}
+    for f in (f for f in findings if f.answer is Answer.BROKEN):
+        subjects.setdefault(f.window, set()).update(f.about or (f.monitor,))
+    newest = [subjects.get(number, set()) for number in range(window - windows + 1, window + 1)]
+    same = sorted(set.intersection(*newest))
+    if not same:
+        return ()
+    return (
+        f"a person is needed: {', '.join(map(repr, same))} broken in {windows} windows in a row, up to {window}; mend "
+        "the source, release what is right (trimtab release CONFIG WINDOW), or begin a new project on the new rows",
+    )
 
 
 def _standing(findings: Sequence[Finding], estimated: bool) -> list[Finding]:

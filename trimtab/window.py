@@ -197,6 +197,25 @@ class Schema(BaseModel):
                 arrays[column.name] = stack_tensors(frame[column.name], column.name, column.feature.shape or ())
         return arrays
 
+    def readable(self, frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+        """Turn what can be read of broken rows into model inputs; an input that cannot be is left out.
+
+        Examples
+        --------
+        >>> frame = pd.DataFrame({"a": [1.0, 2.0], "c": ["x", "y"]})
+        >>> schema = Schema.freeze({"a": Feature(), "c": Feature(kind="categorical")}, frame)
+        >>> list(schema.readable(frame.drop(columns="a")))
+        ['c']
+        """
+        found: dict[str, npt.NDArray[Any]] = {}
+        parts = [[c for c in self.columns if c.coded], *([c] for c in self.columns if not c.coded)]
+        for columns in (part for part in parts if part):
+            try:
+                found |= self.model_copy(update={"columns": tuple(columns)}).encode(frame)
+            except Exception:  # noqa: S112 (broken rows may hold anything, and who looks for faults names them)
+                continue
+        return found
+
     def encode_labels(self, frame: pd.DataFrame) -> Labels:
         """Return each row's class index (int64 ``[rows]``, -1 where the label has not arrived).
 

@@ -12,6 +12,7 @@ from trimtab.errors import SettingsError, nearest
 from trimtab.testing.material import Material, quiet_frame, shared_material
 from trimtab.testing.monitors import (
     check_batches_add_up,
+    check_bears_broken_rows,
     check_few_rows_are_no_alarm,
     check_finding_is_complete,
     check_leaves_its_samples_alone,
@@ -137,6 +138,7 @@ CHECKS: Mapping[str, tuple[Callable[[Any, Material], None], ...]] = {
         check_finding_is_complete,
         check_scores_are_numbers,
         check_few_rows_are_no_alarm,
+        check_bears_broken_rows,
         check_leaves_its_samples_alone,
         check_report_is_where_it_says,
         check_batches_add_up,

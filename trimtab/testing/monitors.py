@@ -101,6 +101,22 @@ def check_few_rows_are_no_alarm(monitor: Monitor, material: Material) -> None:
         )
 
 
+def check_bears_broken_rows(monitor: Monitor, material: Material) -> None:
+    """One bad column hides what there is to say of all the others, and leaves an error in the journal."""
+    if monitor.guards or monitor.needs_labels:
+        return  # the former answer for such rows themselves, the latter never see them
+    whole = quiet_frame(ROWS, SEED + 55)
+    for frame in (whole.drop(columns="a"), whole.assign(a="broken"), whole.assign(a=np.nan)):
+        broken = Sample(material.schema, frame, 4)
+        try:
+            found = monitor.check(case_of(monitor, material.reference, broken, ALPHA))
+        except Exception as error:
+            raise AssertionError(
+                f"{monitor.name} raised {type(error).__name__} on rows whose column 'a' is broken: {error}"
+            ) from error
+        require(isinstance(found, Finding), f"{monitor.name} found {found!r} in rows whose column 'a' is broken")
+
+
 def check_leaves_its_samples_alone(monitor: Monitor, material: Material) -> None:
     """The monitors after it see other rows than the ones that production saw."""
     reference, current = (material.sample(quiet_frame(ROWS, SEED + 60 + i), i) for i in range(2))
