@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from tests.judged import judged
-from trimtab.monitor import Answer, Sample, case_of
+from trimtab.monitor import Answer, Sample
 from trimtab.window import Schema
 from trimtab_evidently.performance import Performance, Share, chance_of_fall
 
@@ -111,10 +110,6 @@ def test_a_setting_against_its_rule_is_refused(wrong: dict[str, float]) -> None:
     name, value = next(iter(wrong.items()))
     with pytest.raises(ValueError, match=f"{name} must be .*got {value}"):
         Performance(**wrong)
-
-
-def test_it_writes_no_page(tmp_path: Path) -> None:
-    assert not Performance().report(case_of(Performance(), sample(5, 5), sample(5, 5), 0.05), tmp_path / "page.html")
 
 
 # a regression

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 
 from trimtab.window import Arrays, Labels, Schema
 
-__all__ = ["Answer", "Case", "Finding", "Monitor", "OnDraw", "Sample", "Summary", "case_of"]
+__all__ = ["Answer", "Case", "Figure", "Finding", "Monitor", "OnDraw", "Sample", "Summary", "case_of"]
 
 
 class Answer(StrEnum):
@@ -42,9 +41,17 @@ class Finding:
     reasons
         In words and numbers, each naming the column or metric, its value and the limit.
     scores
-        Every score by column (or metric), also those that did not alarm.
+        Every score by column (or metric), also those that did not alarm; the p-value of score ``x`` is ``x.p``.
     kept
         Numbers that the monitor is shown again, with its later windows (``Case.past``).
+    limits
+        By the same names, what a score must exceed to alarm, and what a p-value must not.
+
+    Examples
+    --------
+    >>> scores, limits = {"a": 0.3, "a.p": 0.001, "b": 0.3, "b.p": 0.2}, {"a": 0.1, "a.p": 0.01, "b": 0.1, "b.p": 0.01}
+    >>> Finding("drift", 5, Answer.MOVED, ("a moved",), scores, limits=limits).alarms
+    ('a',)
     """
 
     monitor: str
@@ -53,6 +60,13 @@ class Finding:
     reasons: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """Names of the scores beyond their limits, whose p-values are not beyond theirs where they have one."""
+        far = (n for n, score in self.scores.items() if not n.endswith(".p") and score > self.limits.get(n, np.inf))
+        return tuple(n for n in far if not self.scores.get(f"{n}.p", 0.0) > self.limits.get(f"{n}.p", np.inf))
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""
@@ -63,6 +77,7 @@ class Finding:
             "reasons": list(self.reasons),
             "scores": {k: float(v) for k, v in self.scores.items() if np.isfinite(v)},
             "kept": {k: [float(v) for v in values] for k, values in self.kept.items()},
+            "limits": {k: float(v) for k, v in self.limits.items() if np.isfinite(v)},
         }
 
     @classmethod
@@ -75,7 +90,38 @@ class Finding:
             tuple(value["reasons"]),
             dict(value["scores"]),
             dict(value.get("kept", {})),
+            dict(value.get("limits", {})),
         )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How a column's values lie in the reference and in a window: what a page draws.
+
+    Parameters
+    ----------
+    name
+        Of the column, or of a statistic of a tensor or of the champion's outputs; as in the finding's scores.
+    before, now
+        Share of the reference's values, and of the window's, in each bin or of each level, float64 ``[bins]``.
+    edges
+        Of the bins, ascending, in the column's unit, float64 ``[bins + 1]``; None where there are levels. The
+        first bin and the last hold what lies beyond as well.
+    levels
+        Words of the levels ``[bins]``.
+    missing
+        Share of the rows that have no value, in the reference and in the window.
+    words
+        What changed.
+    """
+
+    name: str
+    before: npt.NDArray[np.float64]
+    now: npt.NDArray[np.float64]
+    edges: npt.NDArray[np.float64] | None = None
+    levels: tuple[str, ...] = ()
+    missing: tuple[float, float] = (0.0, 0.0)
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -184,8 +230,15 @@ class Monitor(Protocol):
         """Judge a window; alarm on quiet data with probability ``case.alpha`` at most."""
         ...
 
-    def report(self, case: Case, path: Path) -> bool:
-        """Write a page that explains an alarm to ``path`` (HTML); return whether there is one."""
+    def keep(self, case: Case) -> Summary:
+        """Return what is stored with the window for a page made later; nothing where there is nothing to draw."""
+        ...
+
+    def figures(self, fitted: Summary, kept: Summary) -> Sequence[Figure]:
+        """Return how columns lie in the reference and in a window, from what was fitted to one and kept of the other.
+
+        What was fitted is stored with the version, once something is kept of a window.
+        """
         ...
 
 
@@ -203,6 +256,14 @@ class OnDraw:
     def add(self, fitted: Summary, one: Summary, other: Summary) -> Summary:
         """Return nothing."""
         return {}
+
+    def keep(self, case: Case) -> Summary:
+        """Store nothing with the window."""
+        return {}
+
+    def figures(self, fitted: Summary, kept: Summary) -> Sequence[Figure]:
+        """Draw nothing: the reasons say all."""
+        return ()
 
 
 def case_of(monitor: Monitor, reference: Sample, current: Sample, alpha: float, past: Sequence[Finding] = ()) -> Case:
@@ -238,10 +299,6 @@ class Never(OnDraw):
         """Find it fine."""
         return Finding(self.name, case.current.number, Answer.FINE)
 
-    def report(self, case: Case, path: Path) -> bool:
-        """Write nothing."""
-        return False
-
 
 @dataclass(frozen=True)
 class Always(OnDraw):
@@ -263,7 +320,3 @@ class Always(OnDraw):
     def check(self, case: Case) -> Finding:
         """Say what the settings say."""
         return Finding(self.name, case.current.number, self.answer, (f"the monitor 'always' says {self.answer}",))
-
-    def report(self, case: Case, path: Path) -> bool:
-        """Write nothing."""
-        return False

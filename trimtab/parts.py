@@ -51,6 +51,8 @@ class Parts:
         Versions that are loaded in this process, by number, and runtimes that were made, by their words.
     fits
         What each monitor fitted to a version's reference, by the version's number and the monitor's name.
+    stored
+        Which of these this process has stored.
     """
 
     project: Project
@@ -68,6 +70,7 @@ class Parts:
     loaded: dict[int, Serving] = field(default_factory=dict)
     runtimes: dict[str, Runtime] = field(default_factory=dict)
     fits: dict[tuple[int, str], Summary] = field(default_factory=dict)
+    stored: set[tuple[int, str]] = field(default_factory=set)
 
     @property
     def folder(self) -> Path:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from trimtab.errors import nearest
-from trimtab.monitor import Answer, Case, Finding, Sample, Summary
+from trimtab.monitor import Answer, Case, Figure, Finding, Sample, Summary
 from trimtab.window import Column, Schema
 from trimtab_evidently.tally import Fault, Tally, most_common, occurs_once, tally, whole
 
@@ -98,9 +97,13 @@ class Integrity:
             faults += self._labels(schema, before, now)
         return Finding(self.name, number, Answer.BROKEN if faults else Answer.FINE, tuple(faults), scores)
 
-    def report(self, case: Case, path: Path) -> bool:
-        """Write nothing: the reasons say all."""
-        return False
+    def keep(self, case: Case) -> Summary:
+        """Store nothing: the ids of all rows are among what was counted, and the reasons say all."""
+        return {}
+
+    def figures(self, fitted: Summary, kept: Summary) -> Sequence[Figure]:
+        """Draw nothing."""
+        return ()
 
     def _missing(self, column: Column, before: Tally, now: Tally) -> Iterator[str]:
         name, n, count = column.name, now.rows, now.missing[column.name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -156,10 +155,6 @@ class Performance(OnDraw):
 
     def _mean(self, errors: npt.NDArray[np.float64]) -> float:
         return float(errors.mean()) if self.error == "absolute" else math.sqrt(float((errors**2).mean()))
-
-    def report(self, case: Case, path: Path) -> bool:
-        """Write nothing: the reason says all."""
-        return False
 
 
 def _hits(sample: Sample) -> Share:
