@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from trimtab import champion
 from trimtab.artifact import read_json, write_json
 from trimtab.data import Rows
 from trimtab.errors import ArtifactError
@@ -15,7 +16,6 @@ from trimtab.metric import Metric, answer, score
 from trimtab.monitor import Sample
 from trimtab.parts import Parts
 from trimtab.runtime import Session
-from trimtab.serving import Serving
 from trimtab.window import NUMERIC_INPUT, Arrays, Schema, arrived
 
 __all__ = ["importance", "of_version"]
@@ -125,14 +125,21 @@ def _shuffled(schema: Schema, inputs: Arrays) -> Iterator[tuple[int, Arrays]]:
                 yield place, {**inputs, column.name: inputs[column.name][order]}
 
 
-def of_version(parts: Parts, serving: Serving) -> dict[str, float]:
-    """Return the :func:`importance` of a version's columns on its reference, computed once and kept in the home."""
-    path = parts.folder / "sketches" / f"v{serving.version}" / "importance.json"
+def of_version(parts: Parts, version: int) -> dict[str, float]:
+    """Return the :func:`importance` of a version's columns on its reference, computed once and kept in the home.
+
+    Raises
+    ------
+    ArtifactError
+        When it was not computed before, and the version's files are missing or altered.
+    """
+    path = parts.folder / "sketches" / f"v{version}" / "importance.json"
     if path.is_file():
         try:
             return {str(name): float(share) for name, share in read_json(path).items()}
         except (ArtifactError, AttributeError, TypeError, ValueError):  # a torn or altered file is computed anew
             pass
+    serving = champion.load(parts, version)
     found = importance(serving.session, serving.schema, serving.reference, parts.metric)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, found)

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from trimtab import champion, first, round
+from trimtab import champion, first, page, round
 from trimtab.errors import InputError
-from trimtab.history import Round
+from trimtab.history import Round, WindowRecord
+from trimtab.journal import now
 from trimtab.look import judge_labels, look
 from trimtab.monitor import Finding
 from trimtab.parts import Parts
@@ -83,10 +84,10 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
             advance(f"window {number}: {report.decision.action if report.decision else ''}")
             yield report
     if replay:
-        problems, findings = judge_labels(
-            parts, champion.load(parts, _newest(parts)), last + parts.project.window.label_delay
-        )
-        yield Report(last + 1, None, tuple(findings), None, tuple(problems))
+        end = last + parts.project.window.label_delay
+        problems, findings = judge_labels(parts, champion.load(parts, _newest(parts)), end)
+        unwritten = page.write_alarming(parts, end, findings, None)
+        yield Report(last + 1, None, tuple(findings), None, (*problems, *unwritten))
 
 
 def _open_rounds(parts: Parts) -> list[Round]:
@@ -121,11 +122,18 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     elif decision.action is Action.QUARANTINE:
         quarantine = {"window": number, "reasons": list(decision.reasons)}
         parts.journal.record("quarantine", quarantine, f"quarantine:{number}")
+    findings, told, seconds = (
+        (*looked.findings, *late),
+        (decision.action, decision.reasons),
+        time.perf_counter() - begin,
+    )
+    record = WindowRecord(number, window.start, window.end, looked.rows, serving.version, False, *told, seconds, now())
+    unwritten = page.write_alarming(parts, number, findings, record)
     parts.journal.record_window(
         number, window.start, window.end, looked.rows, serving.version, decision, time.perf_counter() - begin
     )
     done, failed = _run(parts, asked, optimize) if asked is not None else (None, ())
-    return Report(number, decision, (*looked.findings, *late), done, (*looked.problems, *late_problems, *failed))
+    return Report(number, decision, findings, done, (*looked.problems, *late_problems, *unwritten, *failed))
 
 
 def _run(parts: Parts, asked: Round, optimize: Optimize) -> tuple[Round, tuple[str, ...]]:
