@@ -12,7 +12,7 @@ from trimtab_evidently.sketch import Floats, LevelSketch, NumberSketch
 __all__ = ["figure"]
 
 BINS = 40
-LEVELS = 12
+LEVELS = 6
 TAIL = 0.005
 OTHERS = "all others"
 
@@ -21,7 +21,7 @@ def figure(name: str, before: Sketch, now: Sketch) -> Figure:
     """Draw a column.
 
     Numbers in at most 40 bins between the 0.5 % and the 99.5 % quantile of both sides together; whole numbers
-    in bins that hold as many of them each. Of levels the 12 with the largest share on either side, and all
+    in bins that hold as many of them each. Of levels the 6 with the largest share on either side, and all
     others as one.
 
     Parameters

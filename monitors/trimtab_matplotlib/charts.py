@@ -70,10 +70,10 @@ def histogram(figure: Figure) -> Markup:
         axes.stairs(figure.now, figure.edges, color=CURRENT, linewidth=1.4, baseline=None)
         top = max(float(figure.before.max(initial=0.0)), float(figure.now.max(initial=0.0)))
         axes.set_ylim(0, 1.05 * (top or 1.0))
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
         axes.yaxis.set_major_locator(MaxNLocator(2))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
+        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
         return _svg(canvas, "shares of the values by bin")
 
 
@@ -99,8 +99,14 @@ def qualities(page: Page) -> Markup | None:
         axes.set_xlim(numbers[0] - 0.5, numbers[-1] + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(20, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
+        if page.metric == "accuracy":
+            axes.yaxis.set_major_formatter(FuncFormatter(_percent))
         axes.grid(axis="y")
         return _svg(canvas, f"{page.metric} by window")
+
+
+def _percent(share: float, _: int | None = None) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def _value(known: Mapping[int, Quality], version: int | None) -> float:

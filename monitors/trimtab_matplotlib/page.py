@@ -41,6 +41,7 @@ def render(page: Page) -> str:
     )
     environment.filters |= {
         "figure": _figure,
+        "short": lambda value: _figure(value, 2),
         "p_value": _p_value,
         "percent": _percent,
         "quality": lambda value: _quality(value, page.metric),
@@ -94,8 +95,8 @@ def _answers(past: Past) -> dict[str, list[str]]:
     return {answer: sorted(monitors) for answer, monitors in said.items() if monitors}
 
 
-def _figure(value: float | None) -> str:
-    return DASH if value is None else f"{value:.3g}"
+def _figure(value: float | None, digits: int = 3) -> str:
+    return DASH if value is None else f"{value:.{digits}g}"
 
 
 def _p_value(value: float | None) -> str:
