@@ -254,7 +254,9 @@ def test_the_champion_leads_to_run_round_data_and_rivals(on_mlflow: MlflowRegist
     assert rivals == {"candidate 1": "FINISHED", "candidate 2": "FAILED"}
 
 
-def test_a_rounds_reports_lie_in_its_run_also_when_it_is_logged_again(on_mlflow: MlflowRegistry, tmp_path: Path) -> None:
+def test_a_rounds_reports_lie_in_its_run_also_when_it_is_logged_again(
+    on_mlflow: MlflowRegistry, tmp_path: Path
+) -> None:
     pages = [tmp_path / f"window-{number}.html" for number in (6, 7)]
     for page in pages:
         page.write_text(f"<p>{page.name}</p>")

@@ -16,6 +16,7 @@ from trimtab.parts import Parts
 from trimtab.round import optimize
 from trimtab.serving import Serving
 from trimtab.trigger import Action, Decision
+from trimtab.window import Window
 
 __all__ = ["Report", "watch"]
 
@@ -122,18 +123,22 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     elif decision.action is Action.QUARANTINE:
         quarantine = {"window": number, "reasons": list(decision.reasons)}
         parts.journal.record("quarantine", quarantine, f"quarantine:{number}")
-    findings, told, seconds = (
-        (*looked.findings, *late),
-        (decision.action, decision.reasons),
-        time.perf_counter() - begin,
-    )
-    record = WindowRecord(number, window.start, window.end, looked.rows, serving.version, False, *told, seconds, now())
+    findings, seconds = (*looked.findings, *late), time.perf_counter() - begin
+    record = _record(window, looked.rows, serving, decision, seconds)
     unwritten = page.write_alarming(parts, number, findings, record)
     parts.journal.record_window(
         number, window.start, window.end, looked.rows, serving.version, decision, time.perf_counter() - begin
     )
     done, failed = _run(parts, asked, optimize) if asked is not None else (None, ())
     return Report(number, decision, findings, done, (*looked.problems, *late_problems, *unwritten, *failed))
+
+
+def _record(window: Window, rows: int, serving: Serving, decision: Decision, seconds: float) -> WindowRecord:
+    """Return what the journal will tell of a window, for the page that is written before it does."""
+    action, reasons = decision.action, decision.reasons
+    return WindowRecord(
+        window.number, window.start, window.end, rows, serving.version, False, action, reasons, seconds, now()
+    )
 
 
 def _run(parts: Parts, asked: Round, optimize: Optimize) -> tuple[Round, tuple[str, ...]]:
