@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +43,7 @@ def render(page: Page) -> str:
     environment.filters |= {
         "figure": _figure,
         "short": lambda value: _figure(value, 2),
+        "instant": _instant,
         "p_value": _p_value,
         "percent": _percent,
         "quality": lambda value: _quality(value, page.metric),
@@ -93,6 +95,17 @@ def _answers(past: Past) -> dict[str, list[str]]:
     for finding in past.findings.values():
         said[finding.answer.value].append(finding.monitor)
     return {answer: sorted(monitors) for answer, monitors in said.items() if monitors}
+
+
+def _instant(text: str) -> str:
+    """Word a window's bound; one that is no instant stays as it is.
+
+    Examples
+    --------
+    >>> _instant("2026-02-16T00:00:00+00:00"), _instant("row 400")
+    ('2026-02-16 00:00 UTC', 'row 400')
+    """
+    return re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::00)?(.*)\+00:00$", r"\1 \2\3 UTC", text)
 
 
 def _figure(value: float | None, digits: int = 3) -> str:
