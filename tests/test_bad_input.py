@@ -512,9 +512,6 @@ class Look(OnDraw):
     def check(self, case):
         return Finding(self.name, case.current.number, Answer.MOVED, ("the sky is blue",))
 
-    def report(self, case, path):
-        return False
-
 
 @dataclass(frozen=True)
 class Raises(Look):
@@ -536,7 +533,7 @@ class Mute(Look):
 class Unprintable(Look):
     name: ClassVar[str] = "unprintable"
 
-    def report(self, case, path):
+    def keep(self, case):
         raise OSError("no paper")
 
 
@@ -577,7 +574,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     [
         ("raises", "monitor 'raises' raised RuntimeError on window {}: no luck today", Answer.UNKNOWN),
         ("mute", "monitor 'mute' raised TypeError on window {}: check must give a Finding", Answer.UNKNOWN),
-        ("unprintable", "monitor 'unprintable' raised OSError in its report on window {}: no paper", Answer.MOVED),
+        ("unprintable", "monitor 'unprintable' raised OSError in keeping window {}: no paper", Answer.MOVED),
     ],
 )
 def test_a_monitor_that_fails_is_told_and_the_others_look(

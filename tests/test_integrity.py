@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -194,7 +193,8 @@ def test_a_setting_against_its_rule_is_refused(settings_: dict[str, float], word
         Integrity(**settings_)
 
 
-def test_it_writes_no_page(tmp_path: Path) -> None:
+def test_nothing_of_the_rows_ids_is_stored() -> None:
     sample = Sample(SCHEMA, REFERENCE)
-    assert not Integrity().report(case_of(Integrity(), sample, sample, 0.05), tmp_path / "page.html")
-    assert not list(tmp_path.iterdir())
+    case = case_of(Integrity(), sample, sample, 0.05)
+    assert Integrity().keep(case) == {}
+    assert list(Integrity().figures(case.fitted, {})) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_right
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -114,10 +113,6 @@ def test_a_setting_against_its_rule_is_refused(wrong: dict[str, float]) -> None:
     name, value = next(iter(wrong.items()))
     with pytest.raises(ValueError, match=f"{name} must be .*got {value}"):
         Performance(**wrong)
-
-
-def test_it_writes_no_page(tmp_path: Path) -> None:
-    assert not Performance().report(case_of(Performance(), sample(5, 5), sample(5, 5), 0.05), tmp_path / "page.html")
 
 
 # a regression

@@ -17,7 +17,7 @@ from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role
 from trimtab.errors import DataError, OutOfTimeError, SettingsError
 from trimtab.fileregistry import FileRegistry
-from trimtab.monitor import Always, Answer, Case, Finding
+from trimtab.monitor import Always, Answer, Case, Figure, Finding, Summary
 from trimtab.registry import MemoryRegistry
 from trimtab.technique import About, Job
 from trimtab.testing import CHECKS, Check, Checked, Material, quiet_frame, yield_checks
@@ -286,8 +286,11 @@ class Infinite(Watches):
 
 @dataclass(frozen=True)
 class Promises(Watches):
-    def report(self, case: Case, path: Path) -> bool:
-        return True
+    def keep(self, case: Case) -> Summary:
+        return {"counts": np.array([3.0, 4.0])}
+
+    def figures(self, fitted: Summary, kept: Summary) -> list[Figure]:
+        return [Figure("a", kept["counts"], kept["counts"], edges=np.arange(3.0))]
 
 
 @dataclass(frozen=True)
@@ -314,7 +317,7 @@ class Fickle(Watches):
         (Trusting(), {"check_bears_broken_rows"}),
         (Silent(), {"check_finding_is_complete"}),
         (Infinite(), {"check_scores_are_numbers", "check_finding_is_complete"}),
-        (Promises(), {"check_report_is_where_it_says"}),
+        (Promises(), {"check_figures_come_from_what_is_stored"}),
         (
             Fickle(),
             {"check_same_window_same_finding", "check_batches_add_up", "check_what_it_keeps_is_shown_again"},

@@ -57,7 +57,7 @@ def _alarmed(parts: Parts) -> list[str]:
     found: dict[str, None] = {}
     for _, finding in parts.journal.findings():
         if finding.answer.alarms:
-            found |= dict.fromkeys([finding.monitor, *(f"{finding.monitor}:{name}" for name in finding.alarms or ())])
+            found |= dict.fromkeys([finding.monitor, *(f"{finding.monitor}:{name}" for name in finding.alarms)])
     return [*found]
 
 

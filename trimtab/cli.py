@@ -221,6 +221,25 @@ def check(config: Config, overrides: Overrides = None, as_json: AsJson = False) 
 
 
 @app.command()
+def report(
+    config: Config,
+    window: Annotated[int, typer.Argument(help="Number of the window.", show_default=False)],
+    file: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; into the project's home otherwise.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write a page about a window: what was found and decided and why, its columns, and the trigger's history."""
+    from trimtab import page
+    from trimtab.parts import assemble
+    from trimtab.settings import Project
+
+    parts = assemble(Project.load(config, overrides or ()), beside=config.parent)
+    path = page.write(parts, window, file or parts.folder / "reports" / f"window-{window}.html")
+    out.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command()
 def status(
     config: Annotated[Path | None, typer.Argument(help="Project file; without it every project run here.")] = None,
     overrides: Overrides = None,

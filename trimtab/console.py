@@ -260,7 +260,8 @@ def links(status: Mapping[str, Any]) -> Sequence[str]:
     """Return the lines that say where more is to be seen."""
     lines = [f"{title}: {command}" for title, command in status.get("links", {}).items()]
     if status["reports"]:
-        lines.append(f"drift report: {status['reports'][-1]['path']}")
+        last = status["reports"][-1]
+        lines.append(f"report on window {last['window']}: {last['path']}")
     return lines
 
 

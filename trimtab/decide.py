@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from trimtab import importance
 from trimtab.acknowledge import acknowledged
 from trimtab.history import Round
 from trimtab.monitor import Answer
@@ -34,6 +35,7 @@ def state(parts: Parts, serving: Serving, number: int, rounds: Sequence[Round]) 
         rounds=tuple((r.window, _minutes(r)) for r in rounds),
         per_year=project.windows_per_year,
         labelled_rows=sum(rows for n, rows in known.items() if n > last - project.window.label_delay),
+        importance=importance.of_version(parts, serving.version),
         tried=_tried(parts, serving, rounds),
         acknowledged=tuple(a for a in acknowledged(parts) if a.until >= number),
     )
@@ -55,5 +57,5 @@ def _tried(parts: Parts, serving: Serving, rounds: Sequence[Round]) -> frozenset
         name
         for _, f in parts.journal.findings(serving.version)
         if f.answer is Answer.MOVED and any(ran - k < f.window <= ran for ran in fruitless)
-        for name in f.alarms or ()
+        for name in f.alarms
     )

@@ -56,7 +56,7 @@ def explain(journal: Journal, number: int) -> dict[str, Any]:
 
 def _statistics(finding: Finding) -> list[dict[str, Any]]:
     """Return each statistic with its score and, where it was tested, its adjusted p-value; what alarmed first."""
-    alarms = finding.alarms or ()
+    alarms = finding.alarms
     names = [n for n in finding.scores if not (n.endswith(".p") and n.removesuffix(".p") in finding.scores)]
     rows = [
         {"name": n, "score": finding.scores[n], "p": finding.scores.get(f"{n}.p"), "alarms": n in alarms} for n in names

@@ -34,6 +34,7 @@ def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str]
         window = parts.window(number)
         if number in released and (why := _unreadable(serving, window)) is not None:
             problems.append(f"window {number} was released, and its labels are not used: {why}")
+            counts.pop(number, None)
             continue
         look = number in served and number in counts and number not in released
         broken = _broken_since(parts, serving, window) if look else []

@@ -13,6 +13,7 @@ from trimtab.errors import DataError, ReadError, ServiceError, SettingsError, Tr
 from trimtab.monitor import Answer, Case, Finding, Monitor, Sample, Summary
 from trimtab.parts import Parts
 from trimtab.serving import Serving
+from trimtab.summaries import REFERENCE, Summaries
 from trimtab.survey import Survey, survey
 from trimtab.window import Window
 
@@ -150,8 +151,7 @@ def ask(
             findings.append(Finding(monitor.name, sample.number, Answer.UNKNOWN, (message,)))
             continue
         findings.append(finding)
-        if finding.answer.alarms:
-            problems += _explain(parts, monitor, serving, case)
+        problems += _keep(parts, monitor, serving, case)
     return problems, findings
 
 
@@ -176,17 +176,18 @@ def _alpha(parts: Parts, monitor: Monitor) -> float:
     return share / max(1, alike)
 
 
-def _explain(parts: Parts, monitor: Monitor, serving: Serving, case: Case) -> list[str]:
-    number = case.current.number
-    path = parts.folder / "reports" / f"window-{number}-{monitor.name}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _keep(parts: Parts, monitor: Monitor, serving: Serving, case: Case) -> list[str]:
+    """Store what a monitor keeps of a window, and with it what it fitted to the version's reference."""
+    number, kept = case.current.number, Summaries(parts.folder / "sketches")
     try:
-        drawn = monitor.report(case, path)
-    except Exception as error:  # as above; a finding counts without its page
-        message = f"monitor {monitor.name!r} raised {type(error).__name__} in its report on window {number}: {error}"
+        summary = monitor.keep(case)
+        if summary:
+            if (serving.version, monitor.name) not in parts.stored:
+                kept.write(serving.version, REFERENCE, monitor.name, case.fitted)
+                parts.stored.add((serving.version, monitor.name))
+            kept.write(serving.version, number, monitor.name, summary)
+    except Exception as error:  # as above; a finding counts without what is drawn of it
+        message = f"monitor {monitor.name!r} raised {type(error).__name__} in keeping window {number}: {error}"
         parts.journal.record("error", {"monitor": monitor.name, "window": number, "message": message})
         return [message]
-    if drawn:
-        page = {"window": number, "monitor": monitor.name, "path": str(path), "version": serving.version}
-        parts.journal.record("report", page, f"report:{number}:{monitor.name}:{serving.version}")
     return []

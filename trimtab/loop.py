@@ -6,17 +6,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from trimtab import champion, first, round
+from trimtab import champion, first, page, round
 from trimtab.decide import decide
 from trimtab.errors import InputError
-from trimtab.history import Round
+from trimtab.history import Round, WindowRecord
+from trimtab.journal import now
 from trimtab.labels import judge_labels
 from trimtab.look import look
 from trimtab.monitor import Finding
 from trimtab.pace import keeps_pace
 from trimtab.parts import Parts
 from trimtab.round import optimize
+from trimtab.serving import Serving
 from trimtab.trigger import Action, Decision
+from trimtab.window import Window
 
 __all__ = ["Report", "watch"]
 
@@ -85,10 +88,10 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
             advance(f"window {number}: {report.decision.action if report.decision else ''}")
             yield report
     if replay:
-        problems, findings = judge_labels(
-            parts, champion.load(parts, _newest(parts)), last + parts.project.window.label_delay
-        )
-        yield Report(last + 1, None, tuple(findings), None, tuple(problems))
+        end = last + parts.project.window.label_delay
+        problems, findings = judge_labels(parts, champion.load(parts, _newest(parts)), end)
+        unwritten = page.write_alarming(parts, end, findings, None)
+        yield Report(last + 1, None, tuple(findings), None, (*problems, *unwritten))
 
 
 def _open_rounds(parts: Parts) -> list[Round]:
@@ -125,13 +128,22 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     elif decision.action is Action.QUARANTINE:
         quarantine = {"window": number, "reasons": list(decision.reasons), "asks": decision.asks}
         parts.journal.record("quarantine", quarantine, f"quarantine:{number}")
+    findings, seconds = (*looked.findings, *paced, *late), time.perf_counter() - begin
+    record = _record(window, looked.rows, serving, decision, seconds)
+    unwritten = page.write_alarming(parts, number, findings, record)
     parts.journal.record_window(
         number, window.start, window.end, looked.rows, serving.version, decision, time.perf_counter() - begin
     )
     done, failed = _run(parts, asked, optimize) if asked is not None else (None, ())
     asks = decision.reasons[:1] if decision.asks else ()
-    problems = (*asks, *looked.problems, *late_problems, *failed)
-    return Report(number, decision, (*looked.findings, *paced, *late), done, problems)
+    problems = (*asks, *looked.problems, *late_problems, *unwritten, *failed)
+    return Report(number, decision, findings, done, problems)
+
+
+def _record(window: Window, rows: int, serving: Serving, decision: Decision, seconds: float) -> WindowRecord:
+    """Return what the journal will tell of a window, for the page that is written before it does."""
+    bounds, told = (window.number, window.start, window.end), (decision.action, decision.reasons, decision.weighed)
+    return WindowRecord(*bounds, rows, serving.version, False, *told, seconds, now())
 
 
 def _run(parts: Parts, asked: Round, optimize: Optimize) -> tuple[Round, tuple[str, ...]]:

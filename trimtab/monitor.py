@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -16,7 +15,7 @@ import pandas as pd
 from trimtab.metric import Accuracy, Metric, Rmse
 from trimtab.window import Arrays, Labels, Schema
 
-__all__ = ["Answer", "Case", "Finding", "Monitor", "OnDraw", "Sample", "Summary", "case_of"]
+__all__ = ["Answer", "Case", "Figure", "Finding", "Monitor", "OnDraw", "Sample", "Summary", "case_of"]
 
 
 class Answer(StrEnum):
@@ -50,11 +49,11 @@ class Finding:
     reasons
         In words and numbers, each naming the column or metric, its value and the limit.
     scores
-        Every score by column (or metric), also those that did not alarm.
+        Every score by column (or metric), also those that did not alarm; the p-value of score ``x`` is ``x.p``.
     kept
         Numbers that the monitor is shown again, with its later windows (``Case.past``).
     alarms
-        Names of the statistics that alarmed; None: the monitor has no statistics to name.
+        Names of the statistics that alarmed, where the monitor has some to name.
     p
         The smallest rate of alarms on quiet windows at which it would have alarmed, where that is known.
     alpha
@@ -66,6 +65,9 @@ class Finding:
     about
         Of a broken window, what is at fault: names of columns. When the same is at fault in window after
         window, a person is asked for.
+    limits
+        By the same names, what a score must exceed to alarm, and what a p-value must not.
+
     """
 
     monitor: str
@@ -74,12 +76,13 @@ class Finding:
     reasons: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    alarms: tuple[str, ...] | None = None
+    alarms: tuple[str, ...] = ()
     p: float | None = None
     alpha: float | None = None
     estimated: bool = False
     labelled: bool = False
     about: tuple[str, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""
@@ -90,12 +93,13 @@ class Finding:
             "reasons": list(self.reasons),
             "scores": {k: float(v) for k, v in self.scores.items() if np.isfinite(v)},
             "kept": {k: [float(v) for v in values] for k, values in self.kept.items()},
-            "alarms": None if self.alarms is None else list(self.alarms),
+            "alarms": list(self.alarms),
             "p": self.p,
             "alpha": self.alpha,
             "estimated": self.estimated,
             "labelled": self.labelled,
             "about": list(self.about),
+            "limits": {k: float(v) for k, v in self.limits.items() if np.isfinite(v)},
         }
 
     @classmethod
@@ -108,13 +112,44 @@ class Finding:
             tuple(value["reasons"]),
             dict(value["scores"]),
             dict(value["kept"]),
-            None if value["alarms"] is None else tuple(value["alarms"]),
+            tuple(value["alarms"]),
             value["p"],
             value["alpha"],
             value["estimated"],
             value["labelled"],
             tuple(value["about"]),
+            dict(value["limits"]),
         )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How a column's values lie in the reference and in a window: what a page draws.
+
+    Parameters
+    ----------
+    name
+        Of the column, or of a statistic of a tensor or of the champion's outputs; as in the finding's scores.
+    before, now
+        Share of the reference's values, and of the window's, in each bin or of each level, float64 ``[bins]``.
+    edges
+        Of the bins, ascending, in the column's unit, float64 ``[bins + 1]``; None where there are levels. The
+        first bin and the last hold what lies beyond as well.
+    levels
+        Words of the levels ``[bins]``.
+    missing
+        Share of the rows that have no value, in the reference and in the window.
+    words
+        What changed.
+    """
+
+    name: str
+    before: npt.NDArray[np.float64]
+    now: npt.NDArray[np.float64]
+    edges: npt.NDArray[np.float64] | None = None
+    levels: tuple[str, ...] = ()
+    missing: tuple[float, float] = (0.0, 0.0)
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -259,8 +294,15 @@ class Monitor(Protocol):
         """Judge a window; alarm on quiet data with probability ``case.alpha`` at most."""
         ...
 
-    def report(self, case: Case, path: Path) -> bool:
-        """Write a page that explains an alarm to ``path`` (HTML); return whether there is one."""
+    def keep(self, case: Case) -> Summary:
+        """Return what is stored with the window for a page made later; nothing where there is nothing to draw."""
+        ...
+
+    def figures(self, fitted: Summary, kept: Summary) -> Sequence[Figure]:
+        """Return how columns lie in the reference and in a window, from what was fitted to one and kept of the other.
+
+        What was fitted is stored with the version, once something is kept of a window.
+        """
         ...
 
 
@@ -278,6 +320,14 @@ class OnDraw:
     def add(self, fitted: Summary, one: Summary, other: Summary) -> Summary:
         """Return nothing."""
         return {}
+
+    def keep(self, case: Case) -> Summary:
+        """Store nothing with the window."""
+        return {}
+
+    def figures(self, fitted: Summary, kept: Summary) -> Sequence[Figure]:
+        """Draw nothing: the reasons say all."""
+        return ()
 
 
 def case_of(monitor: Monitor, reference: Sample, current: Sample, alpha: float, past: Sequence[Finding] = ()) -> Case:
@@ -314,10 +364,6 @@ class Never(OnDraw):
         """Find it fine."""
         return Finding(self.name, case.current.number, Answer.FINE)
 
-    def report(self, case: Case, path: Path) -> bool:
-        """Write nothing."""
-        return False
-
 
 @dataclass(frozen=True)
 class Always(OnDraw):
@@ -339,7 +385,3 @@ class Always(OnDraw):
     def check(self, case: Case) -> Finding:
         """Say what the settings say."""
         return Finding(self.name, case.current.number, self.answer, (f"the monitor 'always' says {self.answer}",))
-
-    def report(self, case: Case, path: Path) -> bool:
-        """Write nothing."""
-        return False

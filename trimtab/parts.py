@@ -52,6 +52,8 @@ class Parts:
         Versions that are loaded in this process, by number, and runtimes that were made, by their words.
     fits
         What each monitor fitted to a version's reference, by the version's number and the monitor's name.
+    stored
+        Which of these this process has stored.
     store
         Folder of finished steps and of measurements that several runs of a project share; None: they are kept
         in the project's home, and measurements for the round that they were taken in.
@@ -73,6 +75,7 @@ class Parts:
     runtimes: dict[str, Runtime] = field(default_factory=dict)
     fits: dict[tuple[int, str], Summary] = field(default_factory=dict)
     store: Path | None = None
+    stored: set[tuple[int, str]] = field(default_factory=set)
 
     @property
     def folder(self) -> Path:

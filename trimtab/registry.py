@@ -44,13 +44,20 @@ class DatasetLog:
 
 @dataclass(frozen=True)
 class RoundLog:
-    """A round as it is logged: one run, found again by ``operation``."""
+    """A round as it is logged: one run, found again by ``operation``.
+
+    Parameters
+    ----------
+    reports
+        Pages about the windows that led to it, HTML files to keep with it.
+    """
 
     operation: str
     name: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
     datasets: Sequence[DatasetLog] = ()
+    reports: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)

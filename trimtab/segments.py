@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from trimtab.data import segments_of
-from trimtab.monitor import Answer, Case, Finding, Monitor, Sample, Summary
+from trimtab.monitor import Answer, Case, Figure, Finding, Monitor, Sample, Summary
 
 __all__ = ["BySegment"]
 
@@ -121,11 +120,15 @@ class BySegment:
             found[name] = self.monitor.check(part)
         return _joined(found, len(names))
 
-    def report(self, case: Case, path: Path) -> bool:
-        """Write the monitor's page on all rows."""
+    def keep(self, case: Case) -> Summary:
+        """Store what the monitor stores of all rows."""
         names = case.fitted["segments"].tolist()
         fitted, seen = (_of(summary, names, WHOLE) for summary in (case.fitted, case.seen))
-        return self.monitor.report(dataclasses.replace(case, fitted=fitted, seen=seen), path)
+        return self.monitor.keep(dataclasses.replace(case, fitted=fitted, seen=seen))
+
+    def figures(self, fitted: Summary, kept: Summary) -> Sequence[Figure]:
+        """Draw what the monitor draws of all rows."""
+        return self.monitor.figures(_of(fitted, fitted["segments"].tolist(), WHOLE), kept)
 
     def _frequent(self, reference: Sample) -> list[str]:
         """Return the segments that are looked at, the most frequent of each column first."""
@@ -184,7 +187,7 @@ def _joined(found: Mapping[str, Finding], segments: int) -> Finding:
     for name, f in found.items():
         kept = f.scores if not name or len(f.scores) <= MOST_SCORES else _alarmed(f)
         scores |= {_named(key, name): value for key, value in kept.items()}
-    alarms = [_named(key, name) for name, f in spoke.items() for key in f.alarms or ()]
+    alarms = [_named(key, name) for name, f in spoke.items() for key in f.alarms]
     p_values = [f.p * 2 * (segments if name else 1) for name, f in spoke.items() if f.p is not None]
     return dataclasses.replace(
         whole,
@@ -192,11 +195,12 @@ def _joined(found: Mapping[str, Finding], segments: int) -> Finding:
         reasons=tuple(f"{name}: {r}" if name else r for name, f in spoke.items() for r in f.reasons),
         scores=scores,
         kept={_named(key, name): values for name, f in found.items() for key, values in f.kept.items()},
-        alarms=tuple(alarms) if any(f.alarms is not None for f in spoke.values()) else None,
+        limits={_named(key, name): limit for name, f in found.items() for key, limit in f.limits.items()},
+        alarms=tuple(alarms),
         p=min(1.0, *p_values, 1.0) if p_values else None,
     )
 
 
 def _alarmed(finding: Finding) -> dict[str, float]:
-    names = {*(finding.alarms or ()), *(f"{name}.p" for name in finding.alarms or ())}
+    names = {*(finding.alarms), *(f"{name}.p" for name in finding.alarms)}
     return {key: value for key, value in finding.scores.items() if key in names}

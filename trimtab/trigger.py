@@ -89,7 +89,7 @@ class Acknowledged:
             return frozenset()
         if self.statistic is None:
             return None
-        return frozenset({self.statistic} & {*(finding.alarms or ())})
+        return frozenset({self.statistic} & {*finding.alarms})
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ class Trigger(BaseModel):
         well = _well(recent) if "worse" in self.on else set()
         certain = [f for f in moved if f.window not in well and (f.p is None or f.p <= level)]
         weight = max((_weight(f, state.importance) for f in certain), default=0.0)
-        news = [f for f in certain if f.alarms is None or not {*f.alarms} <= state.tried]
+        news = [f for f in certain if not f.alarms or not {*f.alarms} <= state.tried]
         counted = self._confirmed(news) if weight >= self.importance else []
         spoken = [
             ("worse", "worse", worse),
@@ -374,7 +374,7 @@ class _Heard:
                 continue
             for one in spoke:
                 quieted[f"{one.monitor}: acknowledged by {one.who} as expected ({one.expected})"] = None
-            names = {*(finding.alarms or ())}
+            names = {*finding.alarms}
             left = names.difference(*(a.quiets(finding) or names for a in spoke))
             if left:
                 heard.append(_only(finding, left))
@@ -383,13 +383,13 @@ class _Heard:
 
 def _only(finding: Finding, alarms: set[str]) -> Finding:
     """Return a finding with some of its alarms."""
-    kept = tuple(a for a in finding.alarms or () if a in alarms)
+    kept = tuple(a for a in finding.alarms if a in alarms)
     return dataclasses.replace(finding, alarms=kept)
 
 
 def _weight(finding: Finding, importance: Mapping[str, float]) -> float:
     """Return the share of the champion's answers that hangs on what alarmed; 1 where that is not known."""
-    if not importance or finding.alarms is None:
+    if not importance or not finding.alarms:
         return 1.0
     columns: set[str] = set()
     for statistic in finding.alarms:

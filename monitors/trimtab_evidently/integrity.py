@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from scipy.stats import binom
 
 from trimtab.errors import nearest
-from trimtab.monitor import Answer, Case, Finding, Sample, Summary
+from trimtab.monitor import Answer, Case, Figure, Finding, Sample, Summary
 from trimtab.window import Column, Schema
 from trimtab_evidently.cells import occurs_once, whole
 from trimtab_evidently.observed import Held, Observed
@@ -150,9 +149,13 @@ class Integrity:
         yield from ((str(case.current.schema.timestamp), r) for r in not_advancing(case, rows))
         yield from standing_still(case, rows, self.min_rows_still, faulty)
 
-    def report(self, case: Case, path: Path) -> bool:
-        """Write nothing: the reasons say all."""
-        return False
+    def keep(self, case: Case) -> Summary:
+        """Store nothing: the ids of all rows are among what was counted, and the reasons say all."""
+        return {}
+
+    def figures(self, fitted: Summary, kept: Summary) -> Sequence[Figure]:
+        """Draw nothing."""
+        return ()
 
     def _missing(self, column: Column, before: Tally, now: Tally) -> Iterator[str]:
         name, n, count = column.name, now.rows, now.missing[column.name]

@@ -18,7 +18,7 @@ from trimtab_evidently.packed import Lens, Sketches, unpack_lenses
 from trimtab_evidently.scores import Score, Sketch
 from trimtab_evidently.sketch import Floats, LevelSketch, NumberSketch
 
-__all__ = ["Family", "Pair", "Shift", "changed", "shares_missing", "sketched"]
+__all__ = ["Family", "Pair", "Shift", "changed", "completed", "shares_missing", "sketched"]
 
 Floats32 = npt.NDArray[np.float32]
 Family = Literal["columns", "correlations", "rows", "embedding"]
@@ -99,9 +99,8 @@ class Pair:
         sides = Columns.of(case.reference), Columns.of(case.current)
         _require_known(ignore, sides[0])
         before, now = (side.without(ignore) for side in sides)
-        known, seen = Sketches.unpack(case.fitted, lenses), Sketches.unpack(case.seen, lenses)
-        derived = sketched({n: v for n, v in now.values.items() if n not in seen.by_name}, lenses, seen.skipped)
-        seen = Sketches({**seen.by_name, **derived.by_name}, {**seen.skipped, **derived.skipped})
+        known = Sketches.unpack(case.fitted, lenses)
+        seen = completed(Sketches.unpack(case.seen, lenses), now, lenses)
         skipped = {n: f"{why} of the window" for n, why in {**now.skipped, **seen.skipped}.items() if n not in ignore}
         unknown = {n: why for n, why in {**before.skipped, **known.skipped}.items() if n not in ignore}
         skipped |= {n: f"{why} of the reference" for n, why in unknown.items()}
@@ -172,6 +171,18 @@ def sketched(values: Mapping[str, Any], lenses: Mapping[str, Lens], skipped: Map
             except (TypeError, ValueError, OverflowError) as error:  # values that no lens foresaw
                 found.skipped[name] = f"it cannot be read ({type(error).__name__}: {error}) in the rows"
     return found
+
+
+def completed(seen: Sketches, columns: Columns, lenses: Mapping[str, Lens]) -> Sketches:
+    """Return the sketches of all rows with those of what is known of a draw of them alone.
+
+    Parameters
+    ----------
+    columns
+        Of the draw.
+    """
+    derived = sketched({n: v for n, v in columns.values.items() if n not in seen.by_name}, lenses, seen.skipped)
+    return Sketches({**seen.by_name, **derived.by_name}, {**seen.skipped, **derived.skipped})
 
 
 def _incomparable(before: Floats32 | None, now: Floats32 | None) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -190,10 +189,6 @@ class Performance(OnDraw):
                     f"needs {self.min_rows} labelled rows (setting min_rows) in {where}, which has {len(answers)}{why}"
                 )
         return None
-
-    def report(self, case: Case, path: Path) -> bool:
-        """Write nothing: the reason says all."""
-        return False
 
 
 def _answers(sample: Sample) -> Answers:
