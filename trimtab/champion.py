@@ -25,7 +25,7 @@ from trimtab.sections import DataSettings
 from trimtab.serving import Serving
 from trimtab.window import Schema
 
-__all__ = ["groups_of", "load", "observe", "promote", "reconcile", "rollback", "unseen"]
+__all__ = ["groups_of", "load", "observe", "promote", "reconcile", "rollback", "trained_up_to", "unseen"]
 
 BATCH = 256
 DRAFT_SECONDS = 86400.0
@@ -134,6 +134,12 @@ class Unseen:
 def unseen(parts: Parts, serving: Serving, start: int) -> Unseen:
     """Return what marks the rows of a window, which begins at row ``start``, that a version was not fitted to."""
     return Unseen(serving.schema, parts.project.data, parts.split_key, serving.fitted, start)
+
+
+def trained_up_to(parts: Parts) -> int:
+    """Return the last window on whose labels the present champion may have been trained."""
+    rounds = [r.window for r in parts.journal.rounds() if r.cause != "first" and r.outcome == "promoted"]
+    return max(rounds, default=0) - parts.project.window.label_delay
 
 
 def anchor(promotions: list[Promotion]) -> int:

@@ -10,11 +10,12 @@ from trimtab import champion
 from trimtab.data import Rows
 from trimtab.errors import ArtifactError, DataError, ReadError
 from trimtab.history import Labelled, Quality
-from trimtab.look import ask, seen_by_champion, survey_of
+from trimtab.look import ask
 from trimtab.metric import answer, score
 from trimtab.monitor import Answer, Finding, Sample
 from trimtab.parts import Parts
 from trimtab.serving import Serving
+from trimtab.sight import seen_by_champion, survey_of
 from trimtab.window import Window, arrived
 
 __all__ = ["judge_labels"]
@@ -92,12 +93,6 @@ def _news(parts: Parts, serving: Serving) -> int:
     return max(rounds, default=0) - parts.project.window.label_delay + 1
 
 
-def _trained(parts: Parts) -> int:
-    """Return the last window on whose labels the present champion may have been trained."""
-    rounds = [r.window for r in parts.journal.rounds() if r.cause != "first" and r.outcome == "promoted"]
-    return max(rounds, default=0) - parts.project.window.label_delay
-
-
 def _broken_since(parts: Parts, serving: Serving, window: Window) -> list[Finding]:
     """Let the guards look again at rows whose labels came late: they had not seen those."""
     guards = [m for m in parts.monitors if m.guards]
@@ -132,7 +127,7 @@ def _quarantine(parts: Parts, serving: Serving, number: int, broken: Sequence[Fi
 def _judge(
     parts: Parts, serving: Serving, window: Window, served: int | None, closed: int
 ) -> tuple[list[str], list[Finding]]:
-    trained = window.number <= _trained(parts)
+    trained = window.number <= champion.trained_up_to(parts)
     judges = [m for m in parts.monitors if m.needs_labels and not trained]
     unseen = survey_of(parts, serving, window, judges, fitted=False)
     sample = seen_by_champion(parts, serving, window, unseen)

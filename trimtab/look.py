@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trimtab import champion
 from trimtab.errors import DataError, ReadError, ServiceError, SettingsError, TrimtabError
-from trimtab.monitor import Answer, Case, Finding, Monitor, Sample, Summary
+from trimtab.monitor import Answer, Case, Finding, Monitor, Sample
 from trimtab.parts import Parts
+from trimtab.reference import reference_of
 from trimtab.serving import Serving
-from trimtab.summaries import REFERENCE, Summaries
-from trimtab.survey import Survey, survey
+from trimtab.sight import fit, seen_by_champion, survey_of
+from trimtab.summaries import Summaries
+from trimtab.survey import Survey
 from trimtab.window import Window
 
-__all__ = ["Looked", "ask", "look", "seen_by_champion", "survey_of", "without_labels"]
+__all__ = ["Looked", "ask", "look", "without_labels"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,12 @@ def look(parts: Parts, serving: Serving, window: Window) -> Looked:
     raw = survey_of(parts, serving, window, guards)
     problems, findings = ask(parts, guards, serving, Sample(serving.schema, raw.frame, window.number), raw)
     broken = [f for f in findings if f.answer is Answer.BROKEN]
-    unseen, sample, why = _shown(parts, serving, window, bool(broken))
+    reference = reference_of(parts, serving, window.number)
+    unseen, sample, why = _shown(parts, serving, window, reference, bool(broken))
     if why is not None and not broken:
         broken = [Finding("integrity", window.number, Answer.BROKEN, (why,))]
         findings = [*findings, *broken]
-    more_problems, more = ask(parts, without_labels(parts), serving, sample, unseen)
+    more_problems, more = ask(parts, without_labels(parts), serving, sample, unseen, reference=reference)
     reasons = [r for f in broken for r in f.reasons]
     return Looked(raw.rows, [*problems, *reasons, *more_problems], [*findings, *more])
 
@@ -62,13 +63,15 @@ def without_labels(parts: Parts) -> list[Monitor]:
     return [m for m in parts.monitors if not m.guards and not m.needs_labels]
 
 
-def _shown(parts: Parts, serving: Serving, window: Window, broken: bool) -> tuple[Survey, Sample, str | None]:
+def _shown(
+    parts: Parts, serving: Serving, window: Window, reference: Sample, broken: bool
+) -> tuple[Survey, Sample, str | None]:
     """Return what the other monitors see of a window, and why the model cannot read its rows, if it cannot."""
     schema, number, others = serving.schema, window.number, without_labels(parts)
     try:
-        unseen = survey_of(parts, serving, window, others, fitted=False)
+        unseen = survey_of(parts, serving, window, others, False, reference)
     except Exception as error:  # such as a group column that is missing: then every row is looked at
-        why, unseen = _bearable(error, broken), survey_of(parts, serving, window, others)
+        why, unseen = _bearable(error, broken), survey_of(parts, serving, window, others, True, reference)
         return unseen, Sample(schema, unseen.frame, number, schema.readable(unseen.frame)), why
     try:
         return unseen, seen_by_champion(parts, serving, window, unseen), None
@@ -88,45 +91,25 @@ def _bearable(error: Exception, broken: bool) -> str:
     raise error
 
 
-def seen_by_champion(parts: Parts, serving: Serving, window: Window, seen: Survey) -> Sample:
-    """Return the drawn rows of a window as monitors see them, with what the champion answers."""
-    places, grouped = window.span.start + seen.places, parts.project.data.block or serving.schema.group
-    groups = champion.groups_of(parts, serving, seen.frame, places) if grouped else None
-    return champion.observe(serving.session, serving.schema, seen.frame, window.number, groups)
-
-
-def survey_of(
-    parts: Parts, serving: Serving, window: Window, monitors: Sequence[Monitor], fitted: bool = True
-) -> Survey:
-    """Look at every row once; without those that the version was fitted to where ``fitted`` is False."""
-    keep = None if fitted or not len(serving.fitted) else champion.unseen(parts, serving, window.span.start)
-    fits: list[tuple[Monitor, Summary]] = []
-    failed: dict[str, Exception] = {}
-    for monitor in monitors:
-        try:
-            fits.append((monitor, _fit(parts, serving, monitor)))
-        except (SettingsError, ServiceError):
-            raise
-        except Exception as error:  # a plugin may raise anything, and the other monitors must still look
-            failed[monitor.name] = error
-    most = parts.project.monitors.rows
-    each = functools.partial(parts.executor.map, f"look at window {window.number}")
-    seen = survey(window.partitions, serving.schema, window.number, fits, most, keep, each)
-    return dataclasses.replace(seen, failed={**seen.failed, **failed})
-
-
-def _fit(parts: Parts, serving: Serving, monitor: Monitor) -> Summary:
-    """Return what a monitor fitted to the version's reference, once."""
-    key = (serving.version, monitor.name)
-    if key not in parts.fits:
-        parts.fits[key] = monitor.fit(serving.reference)
-    return parts.fits[key]
-
-
 def ask(
-    parts: Parts, monitors: Sequence[Monitor], serving: Serving, sample: Sample, seen: Survey, since: int = 0
+    parts: Parts,
+    monitors: Sequence[Monitor],
+    serving: Serving,
+    sample: Sample,
+    seen: Survey,
+    since: int = 0,
+    reference: Sample | None = None,
 ) -> tuple[list[str], list[Finding]]:
-    """Ask monitors about a window; they are shown their findings on earlier ones, beginning with ``since``."""
+    """Ask monitors about a window.
+
+    Parameters
+    ----------
+    since
+        The first window on which they are shown their findings.
+    reference
+        What they compare it with; the version's own where None.
+    """
+    reference = reference or serving.reference
     problems: list[str] = []
     findings: list[Finding] = []
     told = [f for _, f in parts.journal.findings(serving.version) if since <= f.window < sample.number]
@@ -136,12 +119,14 @@ def ask(
                 raise seen.failed[monitor.name]
             past = {f.window: f for f in told if f.monitor == monitor.name}
             earlier = tuple(past[n] for n in sorted(past))
-            fitted, kept = parts.fits[serving.version, monitor.name], seen.seen[monitor.name]
+            fitted, kept = fit(parts, serving, monitor, reference), seen.seen[monitor.name]
             alpha = _alpha(parts, monitor)
-            case = Case(fitted, kept, serving.reference, sample, alpha, earlier, parts.metric)
+            case = Case(fitted, kept, reference, sample, alpha, earlier, parts.metric)
             finding = _sound(monitor.check(case))
             tested = alpha if monitor.statistical else None
-            finding = dataclasses.replace(finding, alpha=tested, labelled=monitor.needs_labels)
+            finding = dataclasses.replace(
+                finding, alpha=tested, labelled=monitor.needs_labels, against=reference.number
+            )
         except (SettingsError, ServiceError):
             raise
         except Exception as error:  # a plugin may raise anything, and the other monitors must still look
@@ -182,9 +167,10 @@ def _keep(parts: Parts, monitor: Monitor, serving: Serving, case: Case) -> list[
     try:
         summary = monitor.keep(case)
         if summary:
-            if (serving.version, monitor.name) not in parts.stored:
-                kept.write(serving.version, REFERENCE, monitor.name, case.fitted)
-                parts.stored.add((serving.version, monitor.name))
+            against = (serving.version, case.reference.number, monitor.name)
+            if against not in parts.stored:
+                kept.write(*against, case.fitted, reference=True)
+                parts.stored.add(against)
             kept.write(serving.version, number, monitor.name, summary)
     except Exception as error:  # as above; a finding counts without what is drawn of it
         message = f"monitor {monitor.name!r} raised {type(error).__name__} in keeping window {number}: {error}"

@@ -62,6 +62,8 @@ class Finding:
         Whether it is an estimate made without labels.
     labelled
         Whether it was made with labels: what it says is believed before what others guess.
+    against
+        The window that it was compared with; 0: the version's own reference.
     about
         Of a broken window, what is at fault: names of columns. When the same is at fault in window after
         window, a person is asked for.
@@ -81,6 +83,7 @@ class Finding:
     alpha: float | None = None
     estimated: bool = False
     labelled: bool = False
+    against: int = 0
     about: tuple[str, ...] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
 
@@ -98,6 +101,7 @@ class Finding:
             "alpha": self.alpha,
             "estimated": self.estimated,
             "labelled": self.labelled,
+            "against": self.against,
             "about": list(self.about),
             "limits": {k: float(v) for k, v in self.limits.items() if np.isfinite(v)},
         }
@@ -117,6 +121,7 @@ class Finding:
             value["alpha"],
             value["estimated"],
             value["labelled"],
+            value["against"],
             tuple(value["about"]),
             dict(value["limits"]),
         )

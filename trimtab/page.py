@@ -14,7 +14,7 @@ from trimtab.errors import InputError, ServiceError, TrimtabError
 from trimtab.history import Promotion, Quality, Round, WindowRecord
 from trimtab.monitor import Answer, Figure, Finding
 from trimtab.parts import Parts
-from trimtab.summaries import REFERENCE, Summaries
+from trimtab.summaries import Summaries
 
 __all__ = ["Page", "Past", "Shown", "page_of", "write", "write_alarming"]
 
@@ -242,8 +242,10 @@ def _figures(parts: Parts, version: int, window: Past, notes: list[str]) -> Iter
         finding = window.findings.get(monitor.name)
         read = functools.partial(kept.read, version, monitor=monitor.name)
         try:
-            fitted, seen = read(window=REFERENCE), read(window=number)
-            if finding is not None and fitted is not None and seen is not None:
+            if finding is None:
+                continue
+            fitted, seen = read(window=finding.against, reference=True), read(window=number)
+            if fitted is not None and seen is not None:
                 yield from ((finding, figure) for figure in monitor.figures(fitted, seen))
         except Exception as error:  # a plugin may raise anything, and the page shows what else there is
             notes.append(f"what monitor {monitor.name!r} kept cannot be drawn: {type(error).__name__}: {error}")

@@ -18,7 +18,7 @@ from trimtab.errors import PluginError, TrimtabError
 from trimtab.executor import Direct, Executor, Progress, Silent, Workers
 from trimtab.journal import Journal
 from trimtab.metric import Metric, choose
-from trimtab.monitor import Monitor, Summary
+from trimtab.monitor import Monitor, Sample, Summary
 from trimtab.registry import Registry
 from trimtab.runtime import Runtime, Setup, Target
 from trimtab.sampler import Sampler
@@ -50,8 +50,10 @@ class Parts:
         How steps are run and shown.
     loaded, runtimes
         Versions that are loaded in this process, by number, and runtimes that were made, by their words.
+    references
+        Windows that stand for a version's reference, by the version's number and the window's.
     fits
-        What each monitor fitted to a version's reference, by the version's number and the monitor's name.
+        What each monitor fitted to a reference, by the version's number, the reference's and the monitor's name.
     stored
         Which of these this process has stored.
     store
@@ -73,9 +75,10 @@ class Parts:
     progress: Progress = field(default_factory=Silent)
     loaded: dict[int, Serving] = field(default_factory=dict)
     runtimes: dict[str, Runtime] = field(default_factory=dict)
-    fits: dict[tuple[int, str], Summary] = field(default_factory=dict)
+    references: dict[tuple[int, int], Sample] = field(default_factory=dict)
+    fits: dict[tuple[int, int, str], Summary] = field(default_factory=dict)
     store: Path | None = None
-    stored: set[tuple[int, str]] = field(default_factory=set)
+    stored: set[tuple[int, int, str]] = field(default_factory=set)
 
     @property
     def folder(self) -> Path:

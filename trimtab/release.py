@@ -7,10 +7,11 @@ import pandas as pd
 
 from trimtab import champion
 from trimtab.errors import DataError, InputError, ReadError
-from trimtab.look import ask, seen_by_champion, survey_of, without_labels
+from trimtab.look import ask, without_labels
 from trimtab.monitor import Finding
 from trimtab.parts import Parts
 from trimtab.serving import Serving
+from trimtab.sight import seen_by_champion, survey_of
 from trimtab.window import Window
 
 __all__ = ["release"]

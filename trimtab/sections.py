@@ -260,6 +260,10 @@ class MonitorsSettings(Section):
         Names of installed monitors.
     false_alarms
         Probability that a quiet window alarms, shared among the statistical monitors.
+    reference
+        What windows are compared with where no labels are needed: ``fixed``, the version's held-back rows;
+        ``last good``, the newest window that alarmed in nothing; ``season 7d`` (or ``season 4 windows``), the
+        newest window that lies whole seasons back. Until there is such a window it is ``fixed``.
     rows
         Most rows of a window that the champion answers for its monitors, and that are looked at together;
         a larger window is drawn from. Counts and columns are of all rows.
@@ -274,6 +278,7 @@ class MonitorsSettings(Section):
 
     use: tuple[str, ...] = ("integrity", "evidently.drift", "performance")
     false_alarms: float = Field(default=0.05, gt=0, lt=1)
+    reference: str = Field(default="fixed", pattern=r"^(fixed|last good|season [1-9]\d*(d| windows?))$")
     rows: int = Field(default=50_000, ge=1000)
     workers: int = Field(default=1, ge=1)
     pool: Literal["threads", "processes"] = "threads"

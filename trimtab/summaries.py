@@ -42,14 +42,14 @@ class Summaries:
 
     folder: Path
 
-    def path(self, version: int, window: int, monitor: str) -> Path:
-        """Return where a monitor's summary of a window under a version lies."""
-        of = "reference" if window == REFERENCE else f"window-{window}"
+    def path(self, version: int, window: int, monitor: str, reference: bool = False) -> Path:
+        """Return where a monitor's summary of a window under a version lies, or what it fitted to it as a reference."""
+        of = "reference" if window == REFERENCE else f"reference-{window}" if reference else f"window-{window}"
         return self.folder / f"v{version}" / f"{of}-{monitor}.npz"
 
-    def write(self, version: int, window: int, monitor: str, summary: Summary) -> None:
+    def write(self, version: int, window: int, monitor: str, summary: Summary, reference: bool = False) -> None:
         """Store a summary whole or not at all; a repeated one replaces itself."""
-        path = self.path(version, window, monitor)
+        path = self.path(version, window, monitor, reference)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.npz")
         # columns have names of any letters, and an archive's members must not
@@ -61,7 +61,7 @@ class Summaries:
         finally:
             draft.unlink(missing_ok=True)
 
-    def read(self, version: int, window: int, monitor: str) -> Summary | None:
+    def read(self, version: int, window: int, monitor: str, reference: bool = False) -> Summary | None:
         """Return a stored summary, or None where nothing was kept.
 
         Raises
@@ -69,7 +69,7 @@ class Summaries:
         ArtifactError
             When the file was torn or altered.
         """
-        path = self.path(version, window, monitor)
+        path = self.path(version, window, monitor, reference)
         if not path.is_file():
             return None
         try:
