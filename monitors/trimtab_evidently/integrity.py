@@ -35,9 +35,9 @@ class Integrity:
     values beyond *declared* bounds or categories; the same id twice; a label outside the classes, or
     labels that all are one class; in a regression, a label that is no finite number.
 
-    Values beyond what was merely *observed* (numbers outside the reference's range, categories that it did
-    not have) are not broken until most of a column's values are. Within declared bounds and categories
-    nothing is.
+    Values beyond what was merely *observed* are not broken until most of a column's values are: numbers
+    outside the reference's range by more than it is wide (seasons go a little beyond it), and categories that
+    it did not have. Within declared bounds and categories nothing is, nor where the reference held one value.
 
     Stale rows are broken too: those of an earlier window once more, in the same order; rows that are all
     older than the newest of the window before; a column (or the clock) that holds one value in all rows,
@@ -236,7 +236,7 @@ def _beyond_words(held: Held, faults: Mapping[str, Fault]) -> str:
         (word, faults[kind].reach) for kind, word in (("below", "down to"), ("above", "up to")) if kind in faults
     ]
     far = " and ".join(f"{word} {reach:.6g}" for word, reach in reached)
-    return f"outside what the reference held ({ends[0]} to {ends[1]}), {far}"
+    return f"far outside what the reference held ({ends[0]} to {ends[1]}), {far}"
 
 
 def _scores(schema: Schema, now: Tally) -> dict[str, float]:

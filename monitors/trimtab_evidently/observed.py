@@ -26,6 +26,8 @@ class Held:
     ----------
     low, high
         Least and greatest number; None where a bound is declared on that side, which then is what counts.
+    margin
+        How far beyond these a number may lie: as far as the range is wide.
     levels
         Categories, those of the frozen schema among them; None for numbers, and where they are declared.
     usual
@@ -36,6 +38,7 @@ class Held:
 
     low: float | None = None
     high: float | None = None
+    margin: float = 0.0
     levels: frozenset[str] | None = None
     usual: float = 0.0
     values: int = 0
@@ -43,22 +46,28 @@ class Held:
 
 @dataclass(frozen=True)
 class Observed:
-    """What each column held in the reference, by name; a column that could not be read is not among them.
+    """What each column held in the reference, by name.
+
+    A column that could not be read is not among them, and none that held a single value: it says nothing of how
+    it varies when it does.
 
     Notes
     -----
-    Of n numbers, the next lies beyond the range with probability 2 / (n + 1). The share of new categories
+    A reference covers some weeks, and seasons go beyond its range by less than the range is wide; another
+    unit, or another column's numbers, go further.
+
+    Of n numbers, the next lies outside the range with probability 2 / (n + 1) at most. The share of new categories
     is estimated by that of values that occurred once, one more counted (Good 1953): where nearly every
     value is new in quiet rows, as with names of people, no share of new ones says anything.
 
     Examples
     --------
     >>> from trimtab.window import Feature, Schema
-    >>> frame = pd.DataFrame({"age": [31.0, 40.0], "town": ["Ulm", "Ulm"]})
+    >>> frame = pd.DataFrame({"age": [31.0, 40.0], "town": ["Ulm", "Bonn"]})
     >>> schema = Schema.freeze({"age": Feature(minimum=0), "town": Feature(kind="categorical")}, frame)
     >>> held = Observed.of(Sample(schema, frame)).held
-    >>> held["age"].low, held["age"].high, sorted(held["town"].levels)
-    (None, 40.0, ['Ulm'])
+    >>> held["age"].low, held["age"].high, held["age"].margin, sorted(held["town"].levels)
+    (None, 40.0, 9.0, ['Bonn', 'Ulm'])
     """
 
     held: Mapping[str, Held] = field(default_factory=dict)
@@ -94,13 +103,15 @@ def _held(column: Column, values: pd.Series[Any]) -> Held:
             return Held()
         counts = values.map(word).value_counts()
         levels = frozenset(map(str, [*counts.index, *map(word, column.levels)]))
+        if len(levels) < 2:
+            return Held()
         return Held(levels=levels, usual=(int((counts == 1).sum()) + 1) / (len(values) + 1), values=len(values))
     numbers = _numbers(column, values.tolist())
-    if not len(numbers):
+    if not len(numbers) or numbers.min() == numbers.max():
         return Held()
     low = float(numbers.min()) if column.feature.minimum is None else None
     high = float(numbers.max()) if column.feature.maximum is None else None
-    return Held(low, high, usual=2 / (len(numbers) + 1), values=len(numbers))
+    return Held(low, high, float(np.ptp(numbers)), usual=2 / (len(numbers) + 1), values=len(numbers))
 
 
 def _numbers(column: Column, cells: Iterable[Any]) -> npt.NDArray[np.float64]:

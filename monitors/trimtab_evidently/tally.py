@@ -228,10 +228,12 @@ def _tensors(column: Column, values: pd.Series[Any], held: Held) -> Iterator[tup
 
 
 def _beyond(column: Column, held: Held, numbers: npt.NDArray[np.float64]) -> Iterator[tuple[str, Fault]]:
-    for kind, low in (("minimum", column.feature.minimum), ("below", held.low)):
+    lower = None if held.low is None else held.low - held.margin
+    upper = None if held.high is None else held.high + held.margin
+    for kind, low in (("minimum", column.feature.minimum), ("below", lower)):
         if low is not None and (below := int((numbers < low).sum())):
             yield kind, Fault(below, reach=float(numbers.min()))
-    for kind, high in (("maximum", column.feature.maximum), ("above", held.high)):
+    for kind, high in (("maximum", column.feature.maximum), ("above", upper)):
         if high is not None and (above := int((numbers > high).sum())):
             yield kind, Fault(above, reach=float(numbers.max()))
 
