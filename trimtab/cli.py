@@ -227,16 +227,21 @@ def report(
     file: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; into the project's home otherwise.")
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Write also the full report of each monitor that has one.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Write a page about a window: what was found and decided and why, its columns, and the trigger's history."""
     from trimtab import page
+    from trimtab.fullreport import write_full
     from trimtab.parts import assemble
     from trimtab.settings import Project
 
     parts = assemble(Project.load(config, overrides or ()), beside=config.parent)
     path = page.write(parts, window, file or parts.folder / "reports" / f"window-{window}.html")
-    out.print(str(path), highlight=False, soft_wrap=True)
+    for written in (path, *(write_full(parts, window, path.parent) if full else ())):
+        out.print(str(written), highlight=False, soft_wrap=True)
 
 
 @app.command()
