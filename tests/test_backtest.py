@@ -22,12 +22,14 @@ from trimtab.cli import app
 from trimtab.errors import SettingsError
 from trimtab.executor import Silent
 from trimtab.files import CsvSource
+from trimtab.history import Quality
 from trimtab.journal import Journal
 from trimtab.parts import assemble
 from trimtab.registry import MemoryRegistry
 from trimtab.runner import DirectRunner
 from trimtab.settings import Project
 from trimtab.stretch import EndingSource, Stretch
+from trimtab.trigger import Action, Decision
 
 pytestmark = pytest.mark.usefixtures("lock_of_its_own")
 
@@ -139,6 +141,18 @@ def test_its_figures_are_those_of_a_run_with_the_same_trigger(tmp_path: Path, tr
     prints = [[[c["fingerprint"] for c in r.detail["candidates"]] for r in rounds] for rounds in (live, replay)]
     assert prints[0] == prints[1]
     assert prints[0][0]
+
+
+def test_a_window_counts_by_its_rows_though_few_of_them_are_judged() -> None:
+    journal = Journal("sqlite://", "p")
+    journal.begin("{}", "key")
+    for version, kind in ((1, "first"), (2, "promote")):
+        journal.promote(kind, version, version - 1, kind, {})
+    for number, rows, served, judged in ((1, 300, 1, 300), (2, 100, 2, 10)):
+        journal.record_window(number, "", "", rows, served, Decision(number, Action.IGNORE), 0.0)
+        for version in (1, 2):
+            journal.record_quality(Quality(number, version, 0.9 if version == 2 else 0.5, judged))
+    assert status.mean_quality(journal) == {"windows": 2, "served": pytest.approx(0.6), "never_replaced": 0.5}
 
 
 def test_windows_from_and_to_are_replayed_as_if_they_were_all(tmp_path: Path) -> None:

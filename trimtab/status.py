@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -159,20 +160,21 @@ def _worst(findings: Sequence[Finding]) -> str:
 def mean_quality(journal: Journal) -> dict[str, float | int | None]:
     """Return the mean quality over windows of the champions that served, and of the first had it stayed.
 
-    Windows count by their labelled rows.
+    Windows count by their rows: of those that a champion was trained on only the others are judged, and these
+    are the windows in which it was worst.
     """
     promotions = journal.promotions()
     by_key = {(q.window, q.version): q for q in journal.qualities() if q.told}
-    served = {w.number: w.champion for w in journal.windows()}
-    pairs = [
-        (by_key[n, v], by_key[n, promotions[0].version])
-        for n, v in served.items()
-        if v is not None and (n, v) in by_key and (n, promotions[0].version) in by_key
-    ]
+    pairs = []
+    for w in journal.windows():
+        told = [by_key.get((w.number, version)) for version in (w.champion or 0, promotions[0].version)]
+        weighed = [dataclasses.replace(quality, rows=w.rows) for quality in told if quality is not None]
+        if len(weighed) == 2:
+            pairs.append(weighed)
     return {
         "windows": len(pairs),
-        "served": _mean([a for a, _ in pairs]),
-        "never_replaced": _mean([b for _, b in pairs]),
+        "served": _mean([served for served, _ in pairs]),
+        "never_replaced": _mean([never for _, never in pairs]),
     }
 
 
