@@ -107,7 +107,7 @@ def _ask(
             past = {f.window: f for f in told if f.monitor == monitor.name}
             earlier = tuple(past[n] for n in sorted(past))
             fitted, kept = parts.fits[serving.version, monitor.name], seen.seen[monitor.name]
-            case = Case(fitted, kept, serving.reference, sample, _alpha(parts), earlier)
+            case = Case(fitted, kept, serving.reference, sample, _alpha(parts), parts.metric, earlier)
             finding = _sound(monitor.check(case))
         except (SettingsError, ServiceError):
             raise

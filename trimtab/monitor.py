@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from trimtab.metric import Accuracy, Metric, Rmse
 from trimtab.window import Arrays, Labels, Schema
 
 __all__ = ["Answer", "Case", "Finding", "Monitor", "OnDraw", "Sample", "Summary", "case_of"]
@@ -45,6 +46,8 @@ class Finding:
         Every score by column (or metric), also those that did not alarm.
     kept
         Numbers that the monitor is shown again, with its later windows (``Case.past``).
+    estimated
+        Whether it is an estimate, made without labels.
     """
 
     monitor: str
@@ -53,6 +56,7 @@ class Finding:
     reasons: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    estimated: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""
@@ -63,6 +67,7 @@ class Finding:
             "reasons": list(self.reasons),
             "scores": {k: float(v) for k, v in self.scores.items() if np.isfinite(v)},
             "kept": {k: [float(v) for v in values] for k, values in self.kept.items()},
+            "estimated": self.estimated,
         }
 
     @classmethod
@@ -75,6 +80,7 @@ class Finding:
             tuple(value["reasons"]),
             dict(value["scores"]),
             dict(value.get("kept", {})),
+            bool(value.get("estimated", False)),
         )
 
 
@@ -140,6 +146,8 @@ class Case:
         ``monitors.rows``.
     alpha
         Rate of alarms that it may give on quiet windows.
+    metric
+        What the project means by quality.
     past
         Its own findings on the windows before under this champion, oldest first.
     """
@@ -149,6 +157,7 @@ class Case:
     reference: Sample
     current: Sample
     alpha: float
+    metric: Metric
     past: tuple[Finding, ...] = ()
 
 
@@ -205,8 +214,20 @@ class OnDraw:
         return {}
 
 
-def case_of(monitor: Monitor, reference: Sample, current: Sample, alpha: float, past: Sequence[Finding] = ()) -> Case:
+def case_of(
+    monitor: Monitor,
+    reference: Sample,
+    current: Sample,
+    alpha: float,
+    past: Sequence[Finding] = (),
+    metric: Metric | None = None,
+) -> Case:
     """Lay a window that is at hand as a whole beside a reference.
+
+    Parameters
+    ----------
+    metric
+        Without it accuracy, or in a regression the root mean squared error.
 
     Examples
     --------
@@ -215,7 +236,8 @@ def case_of(monitor: Monitor, reference: Sample, current: Sample, alpha: float, 
     'fine'
     """
     fitted = monitor.fit(reference)
-    return Case(fitted, monitor.summarize(fitted, current), reference, current, alpha, tuple(past))
+    metric = metric or (Rmse() if reference.schema.task == "regression" else Accuracy())
+    return Case(fitted, monitor.summarize(fitted, current), reference, current, alpha, metric, tuple(past))
 
 
 @dataclass(frozen=True)
