@@ -266,12 +266,14 @@ def _estimate(metric: Metric, before: Side, now: Side, ratio: Floats) -> Estimat
         return np.array([utility(metric, v) for v in guess.figures(metric, outputs, weights).tolist()])
 
     known = useful(sure, before.outputs, rows)
-    off = useful(sure, before.outputs, rows * ratio) - useful(guesses[0], before.outputs, rows * ratio)
     guessed = useful(guesses[1], now.outputs, now.weightings)
-    falls = known - off, guessed
-    fall = float(falls[0][0] - falls[1][0])
-    error, p = _tested(fall, [_jackknife(f[1:]) for f in falls])
-    return Estimated(_valued(metric, known[0]), _valued(metric, known[0] - fall), fall, error, p)
+    with np.errstate(invalid="ignore"):  # what the rows do not determine is infinite, and comes out as NaN
+        off = useful(sure, before.outputs, rows * ratio) - useful(guesses[0], before.outputs, rows * ratio)
+        sides = known - off, guessed
+        fall = float(sides[0][0] - sides[1][0])
+        error, p = _tested(fall, [_jackknife(side[1:]) for side in sides])
+    at_first = float(known[0])
+    return Estimated(_valued(metric, at_first), _valued(metric, at_first - fall), fall, error, p)
 
 
 def _jackknife(left_out: Floats) -> float:
