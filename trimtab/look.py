@@ -121,7 +121,7 @@ def ask(
             earlier = tuple(past[n] for n in sorted(past))
             fitted, kept = fit(parts, serving, monitor, reference), seen.seen[monitor.name]
             alpha = _alpha(parts, monitor)
-            case = Case(fitted, kept, reference, sample, alpha, earlier, parts.metric)
+            case = Case(fitted, kept, reference, sample, alpha, earlier, parts.metric, serving.reference)
             finding = _sound(monitor.check(case))
             tested = alpha if monitor.statistical else None
             finding = dataclasses.replace(

@@ -241,6 +241,8 @@ class Case:
         labels those on windows whose labels no round has been started by.
     metric
         What quality means in the project.
+    held_back
+        The version's own held-back rows, whose labels are known; None: these are the reference.
     """
 
     fitted: Summary
@@ -250,6 +252,12 @@ class Case:
     alpha: float
     past: tuple[Finding, ...] = ()
     metric: Metric = field(default_factory=Accuracy)
+    held_back: Sample | None = None
+
+    @property
+    def labelled(self) -> Sample:
+        """Rows that were held back when the version was trained: the reference, where it is no other window."""
+        return self.held_back or self.reference
 
 
 class Monitor(Protocol):
@@ -337,6 +345,11 @@ class OnDraw:
 
 def case_of(monitor: Monitor, reference: Sample, current: Sample, alpha: float, past: Sequence[Finding] = ()) -> Case:
     """Lay a window that is at hand as a whole beside a reference; quality is accuracy, or the root of squared errors.
+
+    Parameters
+    ----------
+    metric
+        Without it accuracy, or in a regression the root mean squared error.
 
     Examples
     --------

@@ -106,7 +106,7 @@ class BySegment:
         """Judge all rows, and each segment; alarm on quiet data with probability ``case.alpha`` at most."""
         names = case.fitted["segments"].tolist()
         found: dict[str, Finding] = {}
-        references = dict(self._parts(case.reference, names))
+        references, held_back = (dict(self._parts(s, names)) for s in (case.reference, case.labelled))
         for name, current in self._parts(case.current, names):
             part = Case(
                 fitted=_of(case.fitted, names, name),
@@ -116,6 +116,7 @@ class BySegment:
                 alpha=case.alpha / 2 / (len(names) if name else 1),
                 past=tuple(_part(f, name) for f in case.past),
                 metric=case.metric,
+                held_back=held_back[name],
             )
             found[name] = self.monitor.check(part)
         return _joined(found, len(names))
