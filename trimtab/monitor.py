@@ -343,13 +343,20 @@ class OnDraw:
         return ()
 
 
-def case_of(monitor: Monitor, reference: Sample, current: Sample, alpha: float, past: Sequence[Finding] = ()) -> Case:
-    """Lay a window that is at hand as a whole beside a reference; quality is accuracy, or the root of squared errors.
+def case_of(
+    monitor: Monitor,
+    reference: Sample,
+    current: Sample,
+    alpha: float,
+    past: Sequence[Finding] = (),
+    metric: Metric | None = None,
+) -> Case:
+    """Lay a window that is at hand as a whole beside a reference.
 
     Parameters
     ----------
     metric
-        Without it accuracy, or in a regression the root mean squared error.
+        What quality means; None: accuracy, or in a regression the root of the mean squared error.
 
     Examples
     --------
@@ -358,8 +365,8 @@ def case_of(monitor: Monitor, reference: Sample, current: Sample, alpha: float, 
     'fine'
     """
     fitted = monitor.fit(reference)
-    metric: Metric = Rmse() if current.schema.task == "regression" else Accuracy()
-    return Case(fitted, monitor.summarize(fitted, current), reference, current, alpha, tuple(past), metric)
+    quality = metric or (Rmse() if current.schema.task == "regression" else Accuracy())
+    return Case(fitted, monitor.summarize(fitted, current), reference, current, alpha, tuple(past), quality)
 
 
 @dataclass(frozen=True)
