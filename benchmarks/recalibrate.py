@@ -247,8 +247,8 @@ def flip(case: Case, served: Served, seed: int) -> dict[str, Any]:
         place = served.folder / f"scores-{len(classes)}"
         bench = Bench(place, Target(), served.model, data, None, Accuracy(), seconds=0.5, seed=seed)
         champion, challenger = (
-            bench.measure(who, model, GATE.level(COMPARISONS))
-            for who, model in (("champion", served.model), ("challenger", Loadable("onnxruntime", candidate.model)))
+            bench.measure(model, GATE.level(COMPARISONS))
+            for model in (served.model, Loadable("onnxruntime", candidate.model))
         )
         verdict = GATE.judge(challenger, champion, champion, metric=Accuracy(), comparisons=COMPARISONS, repair=True)
         promoted = verdict.outcome is Outcome.PASSED

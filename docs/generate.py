@@ -26,7 +26,7 @@ from trimtab.gate import Gate
 from trimtab.runtime import Target
 from trimtab.search import Halving
 from trimtab.technique import FLOAT, About
-from trimtab.trigger import Trigger
+from trimtab.trigger import Budget, Trigger
 from trimtab.window import Feature
 
 FOLDER = Path(__file__).parent
@@ -43,6 +43,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "model": typed.ModelSettings,
     "monitors": typed.MonitorsSettings,
     "trigger": Trigger,
+    "trigger.budget": Budget,
     "targets": Target,
     "optimize": typed.OptimizeSettings,
     "optimize.halving": Halving,

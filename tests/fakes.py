@@ -299,9 +299,6 @@ class Guard(OnDraw):
             return Finding(self.name, current.number, Answer.BROKEN, (f"column {empty[0]!r} is empty",))
         return Finding(self.name, current.number, Answer.FINE)
 
-    def report(self, case: Case, path: Path) -> bool:
-        return False
-
 
 @dataclass(frozen=True)
 class Means(OnDraw):
@@ -325,10 +322,6 @@ class Means(OnDraw):
         far = tuple(f"column {n!r} moved by {s:.2f} sd" for n, s in scores.items() if s > self.limit)
         return Finding(self.name, current.number, Answer.MOVED if far else Answer.FINE, far, scores)
 
-    def report(self, case: Case, path: Path) -> bool:
-        path.write_text("<p>moved</p>")
-        return True
-
 
 @dataclass(frozen=True)
 class Accuracy(OnDraw):
@@ -351,9 +344,6 @@ class Accuracy(OnDraw):
         reasons = (f"accuracy {now:.2f}, was {before:.2f}",) if worse else ()
         return Finding(self.name, current.number, Answer.WORSE if worse else Answer.FINE, reasons, {"accuracy": now})
 
-    def report(self, case: Case, path: Path) -> bool:
-        return False
-
 
 def _accuracy(sample: Sample) -> float | None:
     if sample.labels is None or sample.probabilities is None:
@@ -375,9 +365,6 @@ class Raises(OnDraw):
 
     def check(self, case: Case) -> Finding:
         raise RuntimeError("no luck today")
-
-    def report(self, case: Case, path: Path) -> bool:
-        return False
 
 
 ENTRY_POINTS: dict[str, dict[str, str]] = {

@@ -241,6 +241,35 @@ def test_labels_that_come_late_are_guarded_too(tmp_path: Path, capsys: pytest.Ca
     assert desk.run()[0] == 0
 
 
+def test_a_person_is_asked_for_and_releases_what_is_right(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desk = Desk(tmp_path, capsys).write()
+    for number in range(-2, 4):
+        desk.deliver(number, BAD[7][0] if number > 0 else lambda frame: frame)
+    code, told = desk.run()
+    asks = "a person is needed: 'id' broken in 3 windows in a row, up to 3; mend the source, release what is right"
+    assert (code, asks in told) == (YOURS, True)
+
+    def typed(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = desk.type(*arguments)
+        return code, " ".join("".join(capsys.readouterr()).split())
+
+    code, told = typed("status", str(desk.config))
+    assert (code, asks in told, "p: waiting, champion v1" in told) == (0, True, True)
+    code, told = typed("release", str(desk.config), "3", "--reason", "the ids of the old system")
+    assert (code, asks in told, "p: serving, champion v1" in told) == (0, False, True)
+    assert "quarantine, released" in told
+    assert "window 3: evidently.drift says fine" in told
+    assert desk.journal.quarantined() == {1, 2}
+    assert desk.journal.released()[3]["reason"] == "the ids of the old system"
+    assert desk.journal.released()[3]["who"]
+    assert desk.run()[0] == 0
+    assert {q.window for q in desk.journal.qualities()} == {3}
+    for number, words in (("3", "was released already, by "), ("0", "was not looked at yet: windows 1 to 3 were")):
+        code, told = typed("release", str(desk.config), number)
+        assert (code, words in told, words in desk.errors()[-1]) == (YOURS, True, True)
+
+
 # the project file
 
 
@@ -483,9 +512,6 @@ class Look(OnDraw):
     def check(self, case):
         return Finding(self.name, case.current.number, Answer.MOVED, ("the sky is blue",))
 
-    def report(self, case, path):
-        return False
-
 
 @dataclass(frozen=True)
 class Raises(Look):
@@ -507,7 +533,7 @@ class Mute(Look):
 class Unprintable(Look):
     name: ClassVar[str] = "unprintable"
 
-    def report(self, case, path):
+    def keep(self, case):
         raise OSError("no paper")
 
 
@@ -548,7 +574,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     [
         ("raises", "monitor 'raises' raised RuntimeError on window {}: no luck today", Answer.UNKNOWN),
         ("mute", "monitor 'mute' raised TypeError on window {}: check must give a Finding", Answer.UNKNOWN),
-        ("unprintable", "monitor 'unprintable' raised OSError in its report on window {}: no paper", Answer.MOVED),
+        ("unprintable", "monitor 'unprintable' raised OSError in keeping window {}: no paper", Answer.MOVED),
     ],
 )
 def test_a_monitor_that_fails_is_told_and_the_others_look(

@@ -188,9 +188,9 @@ def bench(tmp_path: Path, roles: dict[Role, Rows]) -> tuple[Bench, Loadable]:
 @pytest.mark.usefixtures("counting")
 def test_a_model_is_measured_once(tmp_path: Path) -> None:
     it, model = bench(tmp_path, {Role.JUDGE: ROWS, Role.SEARCH: ROWS.take(np.arange(9))})
-    first = it.measure("key", model, 0.95)
+    first = it.measure(model, 0.95)
     loads = len(Counts.loads)
-    again = it.measure("key", model, 0.95)
+    again = it.measure(model, 0.95)
     assert loads == len(Counts.loads) > 0
     assert same(first, again)
     assert (first.size_bytes, first.parameters, first.quality.search_rows) == (5, 17, 9)
@@ -200,7 +200,7 @@ def test_a_model_is_measured_once(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("counting")
 def test_without_judge_rows_speed_is_measured_on_others_and_quality_is_unknown(tmp_path: Path) -> None:
     it, model = bench(tmp_path, {Role.TRAIN: ROWS})
-    scores = it.measure("key", model, 0.95)
+    scores = it.measure(model, 0.95)
     assert len(scores.judged) == 0
     assert np.isnan(scores.quality.judged.value)
     assert scores.latency.p50_ms > 0

@@ -200,7 +200,7 @@ def test_rows_that_the_version_was_fitted_to_are_not_watched(
     list(loop.watch(parts, replay=True))
     serving = champion.load(parts, 1)
     frame = parts.window(1).frame
-    frame = frame[champion.unseen(parts, serving, frame, 0)]
+    frame = frame[champion.unseen(parts, serving, 0)(frame, 0)]
     assert 0 < len(frame) < 200
     assert len(serving.fitted) + frame["scan"].nunique() == 50
     assert not set(serving.reference.frame["scan"]) & (set(range(50)) - set(frame["scan"]))

@@ -73,13 +73,13 @@ def test_the_key_is_the_group_else_the_block_else_the_id_else_the_number(
     group: str | None, id: str | None, block: int | None, keys: list[object]
 ) -> None:
     schema = Schema.freeze({"x": Feature()}, FRAME, id=id, group=group)
-    assert group_keys(FRAME, schema, block, first_row=5) == keys
+    assert group_keys(FRAME, schema, block, 5 + np.arange(len(FRAME))) == keys
 
 
 def test_a_group_column_that_is_missing_is_named() -> None:
     schema = Schema.freeze({"x": Feature()}, FRAME, group="patient")
     with pytest.raises(DataError, match=r"column 'patient' \(setting data\.group\)"):
-        group_keys(FRAME, schema, None, 0)
+        group_keys(FRAME, schema, None, np.arange(len(FRAME)))
 
 
 # leaks

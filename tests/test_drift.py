@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -298,24 +297,34 @@ def test_tensor_statistics_by_blocks_are_those_of_the_whole(monkeypatch: pytest.
     np.testing.assert_allclose(whole["mean"][5], tensors[5].mean(), rtol=1e-5)
 
 
-def test_the_page_explains_every_column_and_loads_nothing(tmp_path: Path) -> None:
-    page = tmp_path / "deep" / "page.html"
-    frame = table(400, 5).assign(zeros=np.nan, normal=lambda f: f["normal"] + 1)
-    assert Drift().report(case_of(Drift(), REFERENCE, Sample(SCHEMA, frame, 1), 0.05), page)
-    html = page.read_text()
-    assert all(f"'{name}'" in html for name in ("normal", "letter", "gaps"))
-    assert "<script src=" not in html
+def test_what_is_kept_of_a_window_draws_every_column_without_its_rows() -> None:
+    frame = table(400, 5).assign(zeros=np.nan, normal=lambda f: f["normal"] + 1, letter="new")
+    case = case_of(Drift(), REFERENCE, Sample(SCHEMA, frame, 1), 0.05)
+    drawn = {f.name: f for f in Drift().figures(case.fitted, Drift().keep(case))}
+    assert set(drawn) == set(SCHEMA.names)
+    for name, figure in drawn.items():
+        assert figure.before.sum() == pytest.approx(1.0), name
+        assert figure.now.sum() == pytest.approx(0.0 if name == "zeros" else 1.0), name
+        assert len(figure.before) == len(figure.now) == (len(figure.levels) or len(figure.edges) - 1), name
+    assert drawn["zeros"].missing[1] == 1.0
+    assert dict(zip(drawn["letter"].levels, drawn["letter"].now, strict=True))["new"] == 1.0
+    middles = (drawn["normal"].edges[1:] + drawn["normal"].edges[:-1]) / 2
+    assert (middles * (drawn["normal"].now - drawn["normal"].before)).sum() == pytest.approx(1.0, abs=0.2)
 
 
-def test_a_page_that_cannot_be_written_is_told_not_raised(tmp_path: Path) -> None:
-    in_the_way = tmp_path / "file"
-    in_the_way.write_text("")
-    assert not Drift().report(
-        case_of(Drift(), REFERENCE, Sample(SCHEMA, table(200, 1), 1), 0.05), in_the_way / "page.html"
-    )
-    assert not Drift().report(
-        case_of(Drift(), REFERENCE, Sample(SCHEMA, pd.DataFrame(index=range(200)), 1), 0.05), tmp_path / "p.html"
-    )
+def test_what_the_champion_and_its_tensors_say_is_kept_too() -> None:
+    case = case_of(Drift(), images(200, 0), images(200, 1), 0.05)
+    drawn = {f.name for f in Drift().figures(case.fitted, Drift().keep(case))}
+    assert {"image.mean", "image.sd", "image.gradient", "confidence"} <= drawn
+
+
+def test_a_finding_tells_the_limit_of_every_score_and_which_are_beyond() -> None:
+    frame = table(400, 5).assign(normal=lambda f: f["normal"] + 1)
+    found = judged(Drift(), REFERENCE, Sample(SCHEMA, frame, 1), 0.05)
+    assert set(found.limits) == set(found.scores)
+    assert "normal" in found.alarms
+    assert {reason.partition(" moved:")[0] for reason in found.reasons if " moved:" in reason} == set(found.alarms)
+    assert Finding.from_json(found.to_json()) == found
 
 
 def test_a_check_costs_less_than_a_second() -> None:

@@ -50,7 +50,13 @@ def test_the_demo_says_what_it_does_and_what_was_gained(
     out, err = demo[1].stdout, demo[1].stderr
     assert "starting afresh" in err
     assert "Traceback" not in err
-    for words in ("Windows", "Candidates of the round after window 6", "v2 against v1", "mlflow ui", "drift report"):
+    for words in (
+        "Windows",
+        "Candidates of the round after window 6",
+        "v2 against v1",
+        "mlflow ui",
+        "report on window",
+    ):
         assert words in out
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,36 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.faulty import FAULTS, FEATURES, Fault, rows
 from tests.judged import judged
 from trimtab.monitor import Answer, Finding, Sample, case_of
 from trimtab.window import Feature, Schema
 from trimtab_evidently.integrity import Integrity
-
-FEATURES = {
-    "age": Feature(minimum=0, maximum=120),
-    "income": Feature(),
-    "colour": Feature(kind="categorical", categories=("red", "green", "blue")),
-    "town": Feature(kind="categorical"),
-    "grade": Feature(kind="categorical", categories=(1, 2, 3)),
-    "image": Feature(kind="tensor", shape=(3, 4, 2), minimum=0, maximum=1),
-}
-
-
-def rows(n: int, seed: int = 0) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    return pd.DataFrame(
-        {
-            "age": rng.uniform(18, 90, n),
-            "income": np.where(rng.random(n) < 0.1, np.nan, rng.lognormal(10, 1, n)),
-            "colour": rng.choice(["red", "green", "blue"], n),
-            "town": rng.choice(["Ulm", "Bonn"], n),
-            "grade": rng.choice([1, 2, 3], n),
-            "image": list(rng.random((n, 3, 4, 2)).astype(np.float32)),
-            "row": np.arange(n),
-            "y": rng.choice(["no", "yes"], n),
-        }
-    )
-
 
 REFERENCE = rows(400)
 SCHEMA = Schema.freeze(FEATURES, REFERENCE, label="y", id="row")
@@ -50,67 +23,6 @@ SCHEMA = Schema.freeze(FEATURES, REFERENCE, label="y", id="row")
 def check(frame: pd.DataFrame, monitor: Integrity | None = None, schema: Schema = SCHEMA) -> Finding:
     monitor = monitor or Integrity()
     return judged(monitor, Sample(schema, REFERENCE), Sample(schema, frame, number=5), 0.05)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Breaks one column; the words must be in its reason."""
-
-    column: str
-    break_it: Callable[[pd.DataFrame], pd.DataFrame]
-    words: tuple[str, ...]
-
-
-def put(column: str, values: Callable[[pd.Series], object]) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    return lambda frame: frame.assign(**{column: values(frame[column])})
-
-
-def first(column: str, value: object) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    def change(frame: pd.DataFrame) -> pd.DataFrame:
-        cells = frame[column].tolist()
-        cells[0] = value
-        return frame.assign(**{column: pd.Series(cells, index=frame.index)})
-
-    return change
-
-
-def repeat(column: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    return lambda frame: pd.concat([frame, frame[[column]]], axis=1)
-
-
-FAULTS = [
-    Fault("age", lambda f: f.rename(columns={"age": "Age"}), ("missing from the rows", "Did you mean 'Age'?")),
-    Fault("age", put("age", lambda s: s.map(str)), ("held numbers", "now holds string")),
-    Fault("age", put("age", lambda s: pd.to_datetime(s, unit="s")), ("held numbers", "datetime64")),
-    Fault("age", put("age", lambda s: s.map(lambda v: -v)), ("declared minimum 0.0", "features.age.minimum")),
-    Fault("age", first("age", 300.0), ("1 of ", "declared maximum 120.0", "up to 300")),
-    Fault("age", repeat("age"), ("occurs 2 times",)),
-    Fault("income", put("income", lambda s: np.nan), ("values are missing", "features.income")),
-    Fault(
-        "income", put("income", lambda s: s.where(np.arange(len(s)) % 4 == 0)), ("at most 0.5 allowed", "max_missing")
-    ),
-    Fault("income", first("income", np.inf), ("1 of ", "infinite")),
-    Fault(
-        "income", put("income", lambda s: pd.Series([10**400] * len(s), dtype=object)), ("cannot be read as number",)
-    ),
-    Fault("colour", first("colour", "mauve"), ("declared categories", "'mauve' (1)", "features.colour.categories")),
-    Fault("colour", put("colour", lambda s: 4), ("held text", "now holds integer")),
-    Fault("grade", first("grade", 7), ("declared categories [1, 2, 3]", "7 (1)")),
-    Fault("town", lambda f: f.drop(columns="town"), ("missing from the rows",)),
-    Fault("town", put("town", lambda s: None), ("values are missing",)),
-    Fault("image", put("image", lambda s: [v[:2] for v in s]), ("shape [2, 4, 2]", "features.image.shape")),
-    Fault("image", put("image", lambda s: [np.moveaxis(v, 0, -1) for v in s]), ("shape [4, 2, 3]",)),
-    Fault("image", first("image", "a.png"), ("no even array of numbers (1)",)),
-    Fault("image", first("image", None), ("1 of ", "no tensor")),
-    Fault("image", put("image", lambda s: [v * np.inf for v in s + 1]), ("infinite",)),
-    Fault("image", put("image", lambda s: [v * 255 for v in s]), ("declared maximum 1.0",)),
-    Fault("image", put("image", lambda s: [v * np.nan for v in s]), ("NaN",)),
-    Fault("row", put("row", lambda s: s // 2), ("occur more than once",)),
-    Fault("row", lambda f: f.drop(columns="row"), ("source.id", "missing from the rows")),
-    Fault("y", first("y", "perhaps"), ("none of the classes", "'perhaps' (1)")),
-    Fault("y", put("y", lambda s: "no"), ("labels are 'no'", "min_rows_one_class")),
-    Fault("y", lambda f: f.rename(columns={"y": "label"}), ("source.label", "['label']")),
-]
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.column}: {f.words[0]}")
@@ -141,16 +53,79 @@ def test_every_fault_is_listed_and_nothing_else(faults: list[Fault], kept: set[s
         assert [r for r in finding.reasons if f"column {fault.column!r}" in r and fault.words[0] in r]
 
 
-@given(scale=st.floats(1e-3, 1e3), share=st.floats(0, 0.45), n=st.integers(20, 90), town=st.text(min_size=1))
+@given(
+    scale=st.floats(1e-3, 1e3),
+    share=st.floats(0, 0.45),
+    strange=st.floats(0, 0.25),
+    n=st.integers(20, 90),
+    town=st.text(min_size=1),
+)
 @settings(max_examples=40, deadline=None)
-def test_what_is_merely_unusual_is_not_broken(scale: float, share: float, n: int, town: str) -> None:
-    frame = rows(n, seed=3).assign(town=town)
-    frame["income"] = (frame["income"].fillna(1.0) * scale).where(np.arange(n) >= share * n)
+def test_what_is_merely_unusual_is_not_broken(scale: float, share: float, strange: float, n: int, town: str) -> None:
+    frame, few = rows(n, seed=3), np.arange(n) < strange * n
+    frame["town"] = frame["town"].where(~few, town)
+    income = frame["income"].fillna(3e4)
+    frame["income"] = income.where(~few, income * scale).where(np.arange(n)[::-1] >= share * n)
+    frame["image"] = [image * (2 if odd else 1) for image, odd in zip(frame["image"], few, strict=True)]
+    frame["image"] = [np.minimum(image, 1) for image in frame["image"]]
     frame["y"] = frame["y"].where(np.arange(n) >= n // 2)
     finding = check(frame)
     assert finding.reasons == ()
     assert finding.answer == Answer.FINE
     assert finding.scores["income.missing"] == pytest.approx(np.ceil(share * n) / n)
+    assert finding.scores["town.unseen"] == pytest.approx((town not in ("Ulm", "Bonn")) * few.mean())
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "words"),
+    [
+        ("income", lambda s: s * 1e4, "outside what the reference held"),
+        ("income", lambda s: -s, "down to -"),
+        ("town", lambda s: "Graz", "categories that the reference did not have: 'Graz' (120)"),
+        ("number", lambda s: s + 10, "categories that the reference did not have: '"),
+        ("film", lambda s: [v + 5 for v in s], "outside what the reference held (0"),
+    ],
+)
+def test_most_values_beyond_what_was_observed_are_broken_unless_declared(
+    column: str, values: Callable[[pd.Series], object], words: str
+) -> None:
+    def more(n: int, seed: int) -> pd.DataFrame:
+        frame = rows(n, seed)
+        return frame.assign(number=frame["grade"], film=frame["image"])
+
+    observed = {**FEATURES, "number": Feature(kind="categorical"), "film": Feature(kind="tensor", shape=(3, 4, 2))}
+    reference, frame = more(400, 0), more(120, 1)
+    schema = Schema.freeze(observed, reference)
+    strange = frame.assign(**{column: values(frame[column])})
+    finding = judged(Integrity(), Sample(schema, reference), Sample(schema, strange, number=5), 0.05)
+    assert (finding.answer, finding.about) == (Answer.BROKEN, (column,))
+    assert words.replace("'", "") in finding.reasons[0].replace("'", "")
+    assert "max_unseen" in finding.reasons[0]
+    forgiving = judged(Integrity(max_unseen=1), Sample(schema, reference), Sample(schema, strange, number=5), 0.05)
+    assert forgiving.answer == Answer.FINE
+    few = pd.concat([strange[:50], frame[50:]], ignore_index=True)
+    assert judged(Integrity(), Sample(schema, reference), Sample(schema, few), 0.05).answer == Answer.FINE
+    declared = {"income": Feature(minimum=-1e12, maximum=1e12), "film": Feature(kind="tensor", shape=(3, 4, 2))}
+    declared["film"] = declared["film"].model_copy(update={"minimum": 0.0, "maximum": 6.0})
+    if column in declared:
+        schema = Schema.freeze({**observed, column: declared[column]}, reference)
+        assert judged(Integrity(), Sample(schema, reference), Sample(schema, strange), 0.05).answer == Answer.FINE
+
+
+def test_where_nearly_every_category_is_new_anyway_none_is_broken() -> None:
+    rng = np.random.default_rng(0)
+    schema = Schema.freeze({"name": Feature(kind="categorical")}, pd.DataFrame({"name": ["Ada", "Emmy"]}))
+    for known, answer in ((10**6, Answer.FINE), (50, Answer.BROKEN)):
+        reference, now = (pd.DataFrame({"name": [f"n{i}" for i in rng.integers(0, known, 400)]}) for _ in range(2))
+        strange = now if known > 400 else "other " + now
+        assert judged(Integrity(), Sample(schema, reference), Sample(schema, strange), 0.05).answer == answer
+
+
+def test_so_few_values_that_chance_could_do_it_are_not_broken() -> None:
+    schema = Schema.freeze({"x": Feature()}, pd.DataFrame({"x": [1.0]}))
+    reference = Sample(schema, pd.DataFrame({"x": np.random.default_rng(0).normal(size=400)}))
+    for n, answer in ((1, Answer.FINE), (2, Answer.FINE), (10, Answer.BROKEN)):
+        assert judged(Integrity(), reference, Sample(schema, pd.DataFrame({"x": [9.0] * n})), 0.05).answer == answer
 
 
 def test_an_empty_window_is_broken() -> None:
@@ -207,7 +182,10 @@ def test_whole_float_labels_are_their_integer_classes() -> None:
     ("settings_", "words"),
     [
         ({"max_missing": 1.5}, "max_missing must be a share from 0 to 1, got 1.5"),
+        ({"max_unseen": -0.1}, "max_unseen must be a share from 0 to 1, got -0.1"),
         ({"min_rows_one_class": 1}, "least 2"),
+        ({"min_rows_still": 1}, "min_rows_still must be at least 2, got 1"),
+        ({"min_rows_repeated": 0}, "min_rows_repeated must be at least 2, got 0"),
     ],
 )
 def test_a_setting_against_its_rule_is_refused(settings_: dict[str, float], words: str) -> None:
@@ -215,7 +193,8 @@ def test_a_setting_against_its_rule_is_refused(settings_: dict[str, float], word
         Integrity(**settings_)
 
 
-def test_it_writes_no_page(tmp_path: Path) -> None:
+def test_nothing_of_the_rows_ids_is_stored() -> None:
     sample = Sample(SCHEMA, REFERENCE)
-    assert not Integrity().report(case_of(Integrity(), sample, sample, 0.05), tmp_path / "page.html")
-    assert not list(tmp_path.iterdir())
+    case = case_of(Integrity(), sample, sample, 0.05)
+    assert Integrity().keep(case) == {}
+    assert list(Integrity().figures(case.fitted, {})) == []

@@ -277,7 +277,7 @@ def test_records_keep_their_order_and_kind(journal: Journal) -> None:
 
 def test_a_journal_of_another_version_is_refused_with_the_way_out(url: str) -> None:
     alter(url, "update meta set value = '99' where key = 'schema_version'")
-    with pytest.raises(ServiceError, match="has schema version 99, this trimtab reads 2; install the trimtab"):
+    with pytest.raises(ServiceError, match="has schema version 99, this trimtab reads 3; install the trimtab"):
         Journal(url, "p")
 
 

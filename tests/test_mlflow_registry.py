@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -251,6 +252,19 @@ def test_the_champion_leads_to_run_round_data_and_rivals(on_mlflow: MlflowRegist
         assert inputs["digits train"].tags[0].value == "train"
     rivals = {r.info.run_name: r.info.status for r in runs(on_mlflow) if r.data.tags.get("mlflow.parentRunId")}
     assert rivals == {"candidate 1": "FINISHED", "candidate 2": "FAILED"}
+
+
+def test_a_rounds_reports_lie_in_its_run_also_when_it_is_logged_again(
+    on_mlflow: MlflowRegistry, tmp_path: Path
+) -> None:
+    pages = [tmp_path / f"window-{number}.html" for number in (6, 7)]
+    for page in pages:
+        page.write_text(f"<p>{page.name}</p>")
+    for registry in (on_mlflow, open_mlflow(tmp_path)):
+        run = registry.log_round(replace(ROUND, reports=pages))
+    client = MlflowClient(on_mlflow.url)
+    assert [found.path for found in client.list_artifacts(run, "reports")] == [f"reports/{page.name}" for page in pages]
+    assert Path(client.download_artifacts(run, "reports/window-7.html")).read_text() == "<p>window-7.html</p>"
 
 
 def test_a_failed_round_shows_as_failed(on_mlflow: MlflowRegistry) -> None:

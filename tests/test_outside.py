@@ -211,9 +211,6 @@ class Beyond(OnDraw):
         reasons = tuple(f"column {i}: {b:.2f} beyond" for i, b in enumerate(beyond) if b > self.share)
         scores = {f"column {i}": float(b) for i, b in enumerate(beyond)}
         return Finding(self.name, current.number, Answer.MOVED if reasons else Answer.FINE, reasons, scores)
-
-    def report(self, case, path):
-        return False
 '''
 POINTS = {"techniques": {"stranger.round": "Round"}, "monitors": {"stranger.beyond": "Beyond"}}
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 from bisect import bisect_right
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from tests.judged import judged
+from trimtab.metric import Mae, Metric, Rmse
 from trimtab.monitor import Answer, Sample, case_of
 from trimtab.window import Schema
-from trimtab_evidently.performance import Performance, Share, chance_of_fall
+from trimtab_evidently.fall import Share, chance_of_fall
+from trimtab_evidently.performance import Performance
 
 SCHEMA = Schema(columns=())
 
@@ -82,7 +84,7 @@ def test_rows_without_a_label_do_not_count() -> None:
 
 
 def test_too_few_labels_are_unknown_and_the_number_needed_is_named() -> None:
-    finding = judged(Performance(), sample(98, 100), sample(10, 49, unlabelled=700), 0.05)
+    finding = judged(Performance(), sample(98, 100), sample(48, 49, unlabelled=700), 0.05)
     assert finding.answer == Answer.UNKNOWN
     assert finding.reasons == ("needs 50 labelled rows (setting min_rows) in window 1, which has 49",)
     assert (
@@ -113,10 +115,6 @@ def test_a_setting_against_its_rule_is_refused(wrong: dict[str, float]) -> None:
         Performance(**wrong)
 
 
-def test_it_writes_no_page(tmp_path: Path) -> None:
-    assert not Performance().report(case_of(Performance(), sample(5, 5), sample(5, 5), 0.05), tmp_path / "page.html")
-
-
 # a regression
 
 
@@ -136,18 +134,20 @@ def errors(spread: float, rows: int, seed: int = 0) -> np.ndarray:
 def test_errors_that_grow_are_found_and_told_in_the_units_of_the_label() -> None:
     finding = judged(Performance(), predicted(errors(2.0, 800)), predicted(errors(3.0, 300, 1), 500, 7), 0.025)
     assert finding.answer == Answer.WORSE
-    assert finding.reasons[0].startswith("the mean absolute error of 'load' rose from 1.961 ")
+    assert finding.reasons[0].startswith("rmse of 'load' rose from 2.716 ")
     assert "(800 rows of the reference)" in finding.reasons[0]
     assert "(300 labelled rows)" in finding.reasons[0]
     assert "at most 10.0% allowed" in finding.reasons[0]
     assert finding.scores["n"] == 300
 
 
-def test_the_error_may_be_squared() -> None:
+@pytest.mark.parametrize(("metric", "figure"), [(Mae(), 1.96), (Rmse(), 2.72)])
+def test_the_error_is_the_one_that_the_project_names(metric: Metric, figure: float) -> None:
     now, before = predicted(errors(3.0, 300, 1)), predicted(errors(2.0, 800))
-    finding = judged(Performance(error="squared"), before, now, 0.025)
-    assert "root mean squared error of 'load' rose from" in finding.reasons[0]
-    assert finding.scores["root_mean_squared_error"] == pytest.approx(np.sqrt((errors(3.0, 300, 1) ** 2).mean()))
+    case = dataclasses.replace(case_of(Performance(), before, now, 0.025), metric=metric)
+    finding = Performance().check(case)
+    assert finding.scores[f"reference_{metric.name}"] == pytest.approx(figure, abs=0.01)
+    assert finding.reasons[0].startswith(f"{metric.name} of 'load' rose from")
 
 
 @pytest.mark.parametrize("n", [50, 400])

@@ -177,6 +177,11 @@ def test_each_alert_quarantine_and_round_is_a_page_with_window_finding_reasons_a
     assert pages[1].startswith(f"# Round after window {followed.round.window}: promoted")
     for words in (followed.round.operation, "accuracy on window", "Champion: version 2", "superior in quality"):
         assert words in pages[1]
+    for page, number in zip(pages, (3, followed.round.window), strict=True):
+        report = followed.parts.folder / "reports" / f"window-{number}.html"
+        assert f"report on window {number}: [" in page
+        assert f"]({report.absolute().as_uri()})" in page
+        assert report.is_file()
 
 
 def test_drift_and_the_request_of_a_round_are_events_of_the_project(

@@ -150,7 +150,7 @@ def test_a_regression_that_moved_is_found_refitted_judged_and_promoted(tmp_path:
     rounds = [r.round for r in reports if r.round is not None]
     assert [r.outcome for r in rounds] == ["promoted"]
     (worse, *_) = [f for r in reports for f in r.findings if f.answer is Answer.WORSE]
-    assert worse.reasons[0].startswith("the mean absolute error of 'y' rose from 0.")
+    assert worse.reasons[0].startswith("rmse of 'y' rose from 0.")
     described = status.describe(parts.journal, parts.registry)
     served, never = (described["quality"][name] for name in ("served", "never_replaced"))
     assert served < never

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trimtab.monitor import Always, Never, Sample, Summary
 from trimtab.survey import Draw, survey
-from trimtab.window import Schema
+from trimtab.window import Partition, Schema
 
 SCHEMA = Schema(columns=())
 
@@ -57,7 +57,7 @@ class Raises(Always):
 
 def test_every_row_is_seen_and_a_monitor_that_raises_hides_no_other() -> None:
     batches = [pd.DataFrame({"x": np.arange(first, first + 10)}) for first in range(0, 50, 10)]
-    looked = survey(iter(batches), SCHEMA, 3, [(Raises(), {}), (Sums(), {})], 20)
+    looked = survey([Partition(0, lambda: batches)], SCHEMA, 3, [(Raises(), {}), (Sums(), {})], 20)
     assert (looked.rows, len(looked.frame)) == (50, 20)
     assert looked.seen["never"]["sum"].tolist() == [sum(range(50))]
     assert list(looked.failed) == ["always"]
@@ -66,8 +66,9 @@ def test_every_row_is_seen_and_a_monitor_that_raises_hides_no_other() -> None:
 def test_rows_that_are_not_to_be_looked_at_are_neither_seen_nor_drawn() -> None:
     batches = [pd.DataFrame({"x": np.arange(first, first + 10)}) for first in range(0, 50, 10)]
     looked = survey(
-        batches, SCHEMA, 3, [(Sums(), {})], 20, lambda batch, first: (np.arange(len(batch)) + first) % 2 == 0
+        [Partition(0, lambda: batches)], SCHEMA, 3, [(Sums(), {})], 20, lambda batch, places: places % 2 == 0
     )
     assert looked.rows == 50
     assert (looked.frame["x"] % 2 == 0).all()
+    assert looked.places.tolist() == looked.frame["x"].tolist()
     assert looked.seen["never"]["sum"].tolist() == [sum(range(0, 50, 2))]

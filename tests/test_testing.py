@@ -16,7 +16,8 @@ from trimtab import discover
 from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role
 from trimtab.errors import DataError, OutOfTimeError, SettingsError
-from trimtab.monitor import Always, Answer, Case, Finding
+from trimtab.fileregistry import FileRegistry
+from trimtab.monitor import Always, Answer, Case, Figure, Finding, Summary
 from trimtab.registry import MemoryRegistry
 from trimtab.technique import About, Job
 from trimtab.testing import CHECKS, Check, Checked, Material, quiet_frame, yield_checks
@@ -43,8 +44,11 @@ def test_our_own_plugins_keep_every_promise(kind: Checked, name: str, number: in
     list(yield_checks(kind, plugin))[number]()
 
 
-def test_the_registry_in_memory_keeps_every_promise(tmp_path: Path) -> None:
-    for check in yield_checks("registries", MemoryRegistry(tmp_path)):
+@pytest.mark.parametrize("registry", [MemoryRegistry, FileRegistry])
+def test_the_registries_without_a_server_keep_every_promise(
+    tmp_path: Path, registry: type[MemoryRegistry | FileRegistry]
+) -> None:
+    for check in yield_checks("registries", registry(tmp_path)):
         check()
 
 
@@ -282,8 +286,18 @@ class Infinite(Watches):
 
 @dataclass(frozen=True)
 class Promises(Watches):
-    def report(self, case: Case, path: Path) -> bool:
-        return True
+    def keep(self, case: Case) -> Summary:
+        return {"counts": np.array([3.0, 4.0])}
+
+    def figures(self, fitted: Summary, kept: Summary) -> list[Figure]:
+        return [Figure("a", kept["counts"], kept["counts"], edges=np.arange(3.0))]
+
+
+@dataclass(frozen=True)
+class Trusting(Watches):
+    def check(self, case: Case) -> Finding:
+        case.current.frame[case.current.schema.names[0]].astype(float)
+        return super().check(case)
 
 
 @dataclass(frozen=True)
@@ -300,9 +314,10 @@ class Fickle(Watches):
     [
         (Spoils(), {"check_leaves_its_samples_alone"}),
         (Nervous(), {"check_few_rows_are_no_alarm"}),
+        (Trusting(), {"check_bears_broken_rows"}),
         (Silent(), {"check_finding_is_complete"}),
         (Infinite(), {"check_scores_are_numbers", "check_finding_is_complete"}),
-        (Promises(), {"check_report_is_where_it_says"}),
+        (Promises(), {"check_figures_come_from_what_is_stored"}),
         (
             Fickle(),
             {"check_same_window_same_finding", "check_batches_add_up", "check_what_it_keeps_is_shown_again"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from trimtab.monitor import Sample
 from trimtab.parts import Parts
 from trimtab.registry import CHALLENGER, PREVIOUS, beside
 from trimtab.runtime import CHAMPION, Session, Setup
+from trimtab.sections import DataSettings
 from trimtab.serving import Serving
 from trimtab.window import Schema
 
-__all__ = ["load", "observe", "promote", "reconcile", "rollback", "unseen"]
+__all__ = ["groups_of", "load", "observe", "promote", "reconcile", "rollback", "unseen"]
 
 BATCH = 256
 DRAFT_SECONDS = 86400.0
@@ -54,8 +56,8 @@ def open_package(parts: Parts, number: int, package: Path) -> Serving:
     model = Model.at(package / "model", served["format"])
     session = parts.runtime(setup).load(model)
     with np.load(package / "fitted.npz", allow_pickle=False) as file:
-        fitted = file["groups"]
-    reference = observe(session, schema, pd.read_parquet(package / "reference.parquet"), 0)
+        fitted, groups = file["groups"], file["reference"]
+    reference = observe(session, schema, pd.read_parquet(package / "reference.parquet"), 0, groups)
     if reference.outputs is None or not np.isfinite(reference.outputs).all():
         raise ArtifactError(f"version {number} predicts values that are not numbers on its own reference")
     parent = Model.at(package / "parent", FLOAT)
@@ -63,7 +65,13 @@ def open_package(parts: Parts, number: int, package: Path) -> Serving:
     return Serving(number, package, model, schema, setup, session, parent, lean, reference, fitted)
 
 
-def observe(session: Session, schema: Schema, frame: pd.DataFrame, number: int) -> Sample:
+def observe(
+    session: Session,
+    schema: Schema,
+    frame: pd.DataFrame,
+    number: int,
+    groups: npt.NDArray[np.uint64] | None = None,
+) -> Sample:
     """Return rows as a monitor sees them, with the model's output on each."""
     inputs = schema.encode(frame)
     parts = [session.run({k: v[i : i + BATCH] for k, v in inputs.items()}) for i in range(0, max(1, len(frame)), BATCH)]
@@ -77,18 +85,55 @@ def observe(session: Session, schema: Schema, frame: pd.DataFrame, number: int) 
         predictions=joined.get("predictions"),
         embedding=joined.get("embedding"),
         labels=schema.encode_labels(frame),
+        groups=groups,
     )
 
 
-def unseen(parts: Parts, serving: Serving, frame: pd.DataFrame, first_row: int) -> npt.NDArray[np.bool_]:
-    """Mark the rows whose group the version and its ancestors were never fitted to.
+def groups_of(
+    parts: Parts, serving: Serving, frame: pd.DataFrame, places: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint64]:
+    """Return the group of each row; ``places`` are their numbers in the stream (int64 ``[rows]``)."""
+    keys = group_keys(frame, serving.schema, parts.project.data.block, places)
+    return assign(keys, parts.project.data.split.shares, parts.split_key)[1]
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Marks the rows whose group a version and its ancestors were never fitted to.
 
     A model is over-confident on what it was fitted to, so that such rows would make every quiet
     window look moved and every model look good.
+
+    Parameters
+    ----------
+    schema
+        Of the rows.
+    data
+        Says what a group is, and the shares of the roles.
+    split_key
+        Under which groups are hashed.
+    fitted
+        Groups that the version and its ancestors were fitted to.
+    start
+        Number of the window's first row.
     """
-    keys = group_keys(frame, serving.schema, parts.project.data.block, first_row)
-    _, groups = assign(keys, parts.project.data.split.shares, parts.split_key)
-    return ~np.isin(groups, serving.fitted)
+
+    schema: Schema
+    data: DataSettings
+    split_key: str
+    fitted: npt.NDArray[np.uint64]
+    start: int
+
+    def __call__(self, batch: pd.DataFrame, places: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Mark rows of a batch; ``places`` are theirs in the window (int64 ``[rows]``)."""
+        keys = group_keys(batch, self.schema, self.data.block, self.start + places)
+        _, groups = assign(keys, self.data.split.shares, self.split_key)
+        return ~np.isin(groups, self.fitted)
+
+
+def unseen(parts: Parts, serving: Serving, start: int) -> Unseen:
+    """Return what marks the rows of a window, which begins at row ``start``, that a version was not fitted to."""
+    return Unseen(serving.schema, parts.project.data, parts.split_key, serving.fitted, start)
 
 
 def anchor(promotions: list[Promotion]) -> int:
@@ -253,7 +298,8 @@ def _put_right(parts: Parts, alias: str) -> Serving:
 
 def _sweep(parts: Parts) -> None:
     """Remove drafts that a crash left; a young one may be another process's, at work right now."""
-    for draft in parts.folder.glob("*/.*"):
+    places = [parts.folder] if parts.store is None else [parts.folder, parts.store]
+    for draft in (draft for place in places for draft in place.glob("*/.*")):
         if draft.is_dir() and time.time() - draft.stat().st_mtime > DRAFT_SECONDS:
             shutil.rmtree(draft, ignore_errors=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import getpass
 import json
 import os
 import sys
@@ -124,6 +126,82 @@ def rollback(
 
 
 @app.command()
+def backtest(
+    config: Config,
+    begin: Annotated[
+        str | None, typer.Option("--from", metavar="N_OR_DATE", help="First window; the rows before it train.")
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="N_OR_DATE", help="Last window.")] = None,
+    triggers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trigger",
+            metavar="SETTINGS",
+            help="A trigger to try, such as 'on=worse,moved; confirm=3 of 5'; 'project': as it is. May be repeated.",
+        ),
+    ] = None,
+    gates: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate", metavar="SETTINGS", help="A gate to try, such as 'max_quality_drop=0.02'; as --trigger."
+        ),
+    ] = None,
+    beside: Annotated[bool, typer.Option("--beside", help="Add: a round never, every window, every third.")] = False,
+    afresh: Annotated[bool, typer.Option("--afresh", help="Replay again what was replayed before.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replay stored windows under several triggers and gates, beside the project, and compare what comes of it."""
+    from trimtab import console
+    from trimtab.backtest import backtest
+
+    with console.Bars(err) as bars:
+        report = backtest(
+            config,
+            overrides or (),
+            bars,
+            begin=begin,
+            end=end,
+            triggers=triggers or (),
+            gates=gates or (),
+            beside=beside,
+            afresh=afresh,
+        )
+    if as_json:
+        _print_json(report)
+    else:
+        out.print(console.backtest_table(report))
+    for row in report["rows"]:
+        for problem in filter(None, [row["failed"], *(e["message"] for e in row.get("errors", ()) if "message" in e)]):
+            err.print("[yellow]to mend[/]", Text(f"{row['trigger']}: {problem}"), highlight=False, soft_wrap=True)
+    if any(row["failed"] for row in report["rows"]):
+        raise typer.Exit(InputError.exit_code)
+
+
+@app.command()
+def release(
+    config: Config,
+    window: Annotated[int, typer.Argument(help="Number of a quarantined window.", show_default=False)],
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "asked for",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a window out of quarantine: it is looked at, its labels are judged, and it can be trained on."""
+    from trimtab import release as releasing
+    from trimtab.parts import assemble
+    from trimtab.settings import Project
+
+    parts = assemble(Project.load(config, overrides or ()), beside=config.parent)
+    problems, findings = releasing.release(parts, window, _user(), reason)
+    _finish(config, overrides or (), [], as_json)
+    for finding in findings:
+        said = "; ".join([f"window {window}: {finding.monitor} says {finding.answer}", *finding.reasons])
+        err.print(Text(said), highlight=False, soft_wrap=True)
+    if problems:
+        raise InputError("; ".join(problems))
+
+
+@app.command()
 def check(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check that config, source and model are loadable, every problem at once, and what the gate needs."""
     from trimtab.check import examine
@@ -143,6 +221,25 @@ def check(config: Config, overrides: Overrides = None, as_json: AsJson = False) 
 
 
 @app.command()
+def report(
+    config: Config,
+    window: Annotated[int, typer.Argument(help="Number of the window.", show_default=False)],
+    file: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; into the project's home otherwise.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Write a page about a window: what was found and decided and why, its columns, and the trigger's history."""
+    from trimtab import page
+    from trimtab.parts import assemble
+    from trimtab.settings import Project
+
+    parts = assemble(Project.load(config, overrides or ()), beside=config.parent)
+    path = page.write(parts, window, file or parts.folder / "reports" / f"window-{window}.html")
+    out.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command()
 def status(
     config: Annotated[Path | None, typer.Argument(help="Project file; without it every project run here.")] = None,
     overrides: Overrides = None,
@@ -155,6 +252,50 @@ def status(
         return
     for report in reports:
         _show(report)
+
+
+@app.command()
+def explain(
+    config: Config,
+    window: Annotated[int, typer.Argument(help="Its number.", show_default=False)],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a window was decided as it was: every finding with its scores, p-values and limits."""
+    from trimtab import console
+    from trimtab.explain import explain as explained
+    from trimtab.journal import Journal
+    from trimtab.settings import Project
+
+    project = Project.load(config, overrides or ())
+    report = explained(Journal(project.journal_url, project.name), window)
+    if as_json:
+        _print_json(report)
+        return
+    for part in console.explanation(report):
+        out.print(part, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def ack(
+    config: Config,
+    alarm: Annotated[str, typer.Argument(help="MONITOR or MONITOR:STATISTIC, as explain writes it.")],
+    expected: Annotated[str, typer.Option(help="Why the alarm is expected.")],
+    until: Annotated[str, typer.Option(help="Last day (2026-12-31) or number of the last window.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say that an alarm is expected: it stays in the journal, and starts no round until then."""
+    from trimtab.acknowledge import acknowledge
+    from trimtab.parts import assemble
+    from trimtab.settings import Project
+
+    parts = assemble(Project.load(config, overrides or ()), beside=config.parent)
+    said = acknowledge(parts, alarm, expected, until, _user())
+    if as_json:
+        _print_json(dataclasses.asdict(said))
+    else:
+        out.print(Text(f"{alarm} is expected up to window {said.until}: {expected}"))
 
 
 @app.command()
@@ -227,10 +368,20 @@ def _record(given: Sequence[str], message: str, code: int) -> None:
             from trimtab.journal import Journal
 
             command = next(a for a in given if not a.startswith("-"))
+            if command == "backtest":  # leaves the project as it is
+                return
             detail = {"command": command, "message": message, "exit_code": code}
             Journal(url or f"sqlite:///{file.absolute()}", name).record("error", detail)
     except (StopIteration, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, TrimtabError):
         return
+
+
+def _user() -> str:
+    """Return the name of who types; the number where the machine knows no name for it (in a container)."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def _be_quiet() -> None:
@@ -308,6 +459,8 @@ def _show(report: dict[str, Any]) -> None:
         for table in console.candidates_tables(asked):
             out.print(table)
     state = f"{report['project']}: {report['state']}, champion v{report['champion']}, epoch {report['epoch']}"
+    if report["waiting"] is not None:
+        out.print(Text(report["waiting"], style="yellow"), highlight=False, soft_wrap=True)
     lines = [state, console.mean_line(report), console.gained_line(report), *console.links(report)]
     for line in filter(None, lines):
         out.print(line, highlight=False, soft_wrap=True)

@@ -7,14 +7,24 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from trimtab.runtime import CHAMPION
 
-__all__ = ["Bars", "candidates_tables", "gained_line", "mean_line", "windows_table"]
+__all__ = [
+    "Bars",
+    "backtest_table",
+    "candidates_tables",
+    "explanation",
+    "gained_line",
+    "mean_line",
+    "windows_table",
+]
 
-COLOURS = {"fine": "green", "moved": "yellow", "worse": "red", "broken": "red", "unknown": "dim"}
+COLOURS = {"fine": "green", "moved": "yellow", "worse": "red", "slower": "yellow", "broken": "red", "unknown": "dim"}
 OUTCOMES = {
     "passed": "green",
     "rejected": "red",
@@ -27,7 +37,7 @@ DASH = "–"  # noqa: RUF001 (an en dash marks an empty cell)
 
 
 class Bars:
-    """Progress as bars, one a stage, with the time left.
+    """Progress as bars, one a stage, with the time left; a stage within another goes when it is done.
 
     Parameters
     ----------
@@ -48,6 +58,7 @@ class Bars:
             console=console,
             disable=not console.is_terminal,
         )
+        self.depth = 0
 
     def __enter__(self) -> Bars:
         self.progress.start()
@@ -64,8 +75,12 @@ class Bars:
         def advance(done: str) -> None:
             self.progress.update(bar, advance=1, now=done[:60])
 
-        yield advance
-        self.progress.update(bar, now="")
+        self.depth += 1
+        try:
+            yield advance
+        finally:
+            self.depth -= 1
+        self.progress.update(bar, now="", visible=not self.depth)
         if not self.console.is_terminal:
             self.console.print(f"{name}: done ({total})")
 
@@ -85,12 +100,49 @@ def windows_table(status: Mapping[str, Any]) -> Table:
             str(row["window"]),
             str(row["rows"]),
             f"[{COLOURS[finding]}]{finding}[/]",
-            row["decision"] or DASH,
+            (row["decision"] or DASH) + (", released" if row["released"] is not None else ""),
             DASH if row["champion"] is None else f"v{row['champion']}",
             _figure(row["quality"], status["metric"]),
             _shorten("; ".join(row["reasons"])),
         )
     return table
+
+
+def explanation(report: Mapping[str, Any]) -> Iterator[Table | Text]:
+    """Yield what there is to say about a window: the decision, and a table for each monitor."""
+    window = report["window"]
+    yield Text(
+        f"window {window['number']} ({window['start']} to {window['end']}, {window['rows']} rows, "
+        f"champion v{window['champion']}): {window['action']}"
+    )
+    for reason in window["reasons"]:
+        yield Text(f"  {reason}")
+    if weighed := ", ".join(f"{name} {_weighed(value)}" for name, value in window["weighed"].items()):
+        yield Text(f"  weighed: {weighed}")
+    for finding in report["findings"]:
+        yield _finding_table(finding)
+    for said in report["acknowledged"]:
+        of = said["monitor"] + (f":{said['statistic']}" if said["statistic"] else "")
+        yield Text(f"{of} is expected up to window {said['until']} (says {said['who']}): {said['expected']}")
+    for asked in report["rounds"]:
+        yield Text(f"led to a round ({asked['cause']}): {asked['outcome'] or 'open'}")
+
+
+def _finding_table(finding: Mapping[str, Any]) -> Table:
+    """Return a table of a finding's statistics, what alarmed first."""
+    tested = f", tested at {finding['alpha']:.2g}" if finding["alpha"] is not None else ""
+    title = f"{finding['monitor']}: {finding['answer']}{tested}{' (an estimate)' if finding['estimated'] else ''}"
+    table = Table(title=title, title_justify="left", caption="\n".join(finding["reasons"]), caption_justify="left")
+    for name in ("statistic", "score", "adjusted p", ""):
+        table.add_column(name, justify="left" if name in ("statistic", "") else "right", overflow="fold")
+    for row in finding["statistics"]:
+        p = DASH if row["p"] is None else f"{row['p']:.2g}"
+        table.add_row(row["name"], f"{row['score']:.4g}", p, "alarms" if row["alarms"] else "")
+    return table
+
+
+def _weighed(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else DASH if value is None else str(value)
 
 
 def candidates_tables(asked: Mapping[str, Any]) -> list[Table]:
@@ -147,6 +199,34 @@ def _speedup(m: Mapping[str, float], look: Mapping[str, float], contended: bool 
     return said + (" contended" if contended else "")
 
 
+def backtest_table(report: Mapping[str, Any]) -> Table:
+    """Return a table of a backtest: one row for each trigger and gate."""
+    windows = report["windows"]
+    title = f"Backtest of {report['project']}, windows {windows['first']} to {windows['last']}"
+    note = "minutes: of building and measuring, as if each had been alone; never replaced: the first champion's quality"
+    table = Table(title=title, title_justify="left", caption=note, caption_justify="left")
+    gated = len({row["gate"] for row in report["rows"]}) > 1
+    for name in ("trigger", *(["gate"] if gated else [])):
+        table.add_column(name, overflow="fold")
+    for name in BACKTEST:
+        table.add_column(name, justify="right")
+    for row in report["rows"]:
+        failed = f"\n[red]failed: {escape(row['failed'])}[/]" if row["failed"] else ""
+        figures = [DASH] * len(BACKTEST) if failed else _replayed(row, report)
+        table.add_row(escape(row["trigger"]) + failed, *([escape(row["gate"])] if gated else []), *figures)
+    return table
+
+
+BACKTEST = ("moved", "worse", "broken", "rounds", "promoted", "minutes", "mean quality", "never replaced")
+
+
+def _replayed(row: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    alarms = [str(len(windows)) for windows in row["alarms"].values()]
+    rounds = [str(len(row["rounds"])), str(row["promotions"]), f"{row['minutes']:.1f}"]
+    quality = [_figure(row["quality"][key], report["metric"]) for key in ("served", "never_replaced")]
+    return [*alarms, *rounds, *quality]
+
+
 def gained_line(status: Mapping[str, Any]) -> str | None:
     """Return one line that says what was gained over the first champion, or None."""
     gained = status["gained"]
@@ -180,7 +260,8 @@ def links(status: Mapping[str, Any]) -> Sequence[str]:
     """Return the lines that say where more is to be seen."""
     lines = [f"{title}: {command}" for title, command in status.get("links", {}).items()]
     if status["reports"]:
-        lines.append(f"drift report: {status['reports'][-1]['path']}")
+        last = status["reports"][-1]
+        lines.append(f"report on window {last['window']}: {last['path']}")
     return lines
 
 

@@ -236,25 +236,25 @@ def chance_twins(inputs: Arrays) -> float:
     return meet * count
 
 
-def group_keys(frame: pd.DataFrame, schema: Schema, block: int | None, first_row: int) -> list[object]:
+def group_keys(frame: pd.DataFrame, schema: Schema, block: int | None, places: npt.NDArray[np.int64]) -> list[object]:
     """Return one group key per row: its group, else its block of neighbours in time, else its id, else its number.
 
     Parameters
     ----------
     block
         Number of consecutive rows that share a role, where neighbours in time resemble each other.
-    first_row
-        Number of the frame's first row in the whole stream.
+    places
+        Number of each row in the whole stream, int64 ``[rows]``.
     """
     if schema.group is not None:
         if schema.group not in frame:
             raise DataError(f"column {schema.group!r} (setting data.group) is not in the rows")
         return list(frame[schema.group].tolist())
     if block is not None:
-        return [("block", (first_row + i) // block) for i in range(len(frame))]
+        return [("block", place // block) for place in places.tolist()]
     if schema.id is not None and schema.id in frame:
         return list(frame[schema.id].tolist())
-    return [("row", first_row + i) for i in range(len(frame))]
+    return [("row", place) for place in places.tolist()]
 
 
 def segments_of(frame: pd.DataFrame, columns: Sequence[str]) -> npt.NDArray[np.str_] | None:

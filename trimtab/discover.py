@@ -32,6 +32,7 @@ Kind = Literal[
     "samplers",
     "runners",
     "exporters",
+    "pages",
     "demos",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -1,4 +1,4 @@
-"""Measuring models on a round's rows, and keeping what was measured, so that a crash costs no second measuring."""
+"""Measuring models on a round's rows, and keeping what was measured, so that nothing is measured twice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Mapping
+import platform
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,8 @@ class Bench:
     Parameters
     ----------
     folder
-        Where the scores are kept, one folder a model.
+        Where the scores are kept, one folder a measurement, by everything that it follows from; other benches
+        may keep theirs in it too.
     target
         Threads and batch of the calls.
     champion
@@ -58,6 +61,9 @@ class Bench:
         The factory that the project names, for a runtime that rebuilds the network itself.
     seed
         Of the order of the timings.
+    tell
+        Is told the name and the seconds of each measurement whenever it is used, those that were taken before
+        among them.
     """
 
     folder: Path
@@ -71,6 +77,7 @@ class Bench:
     seconds: float = 2.0
     factory: str | None = None
     seed: int = 0
+    tell: Callable[[str, float], None] = lambda _name, _seconds: None
 
     def loadable(self, model: Model, setup: Setup) -> Loadable:
         """Return a model with the runtime that is to load it."""
@@ -86,9 +93,12 @@ class Bench:
         """
         place = self._of_look(candidate, setup)
         if not place.is_dir():
+            begin = time.perf_counter()
             glance = self._glance(self.loadable(candidate.model, setup))
             with fill_folder(place) as draft:
                 write_json(draft / "glance.json", _plain(dataclasses.asdict(glance)))
+                write_json(draft / "took.json", {"seconds": time.perf_counter() - begin})
+        self._tell_of(place)
         plain = read_json(place / "glance.json")
         quality = NAN if plain["quality"] is None else plain["quality"]
         return Glance(**{**plain, "quality": quality, "speedup": _interval(plain["speedup"])})
@@ -109,10 +119,14 @@ class Bench:
         return self._place(f"look-{candidate.fingerprint}-{setup.slug}", 0.95)
 
     def _place(self, key: str, confidence: float) -> Path:
-        """Return where what was measured under a key is kept: measured in another way it is something else."""
-        target = (self.target.threads, self.target.batch)
-        way = [*target, self.seconds, self.memory, self.metric, self.meter, self._golden, confidence]
-        return self.folder / f"{key}-{hashlib.sha256(repr(way).encode()).hexdigest()[:8]}"
+        """Return where a measurement is kept: on other rows, beside another or in another way it is something else."""
+        rows = (self.data.digest, self._golden, self.metric)
+        calls = (self.target.threads, self.target.batch, self.seconds, self._calls(confidence), confidence)
+        beside = (self.champion.key, self.memory, self.meter, self.seed, platform.node())
+        return self.folder / f"{key}-{hashlib.sha256(repr((rows, calls, beside)).encode()).hexdigest()[:16]}"
+
+    def _tell_of(self, place: Path) -> None:
+        self.tell(place.name, float(read_json(place / "took.json")["seconds"]))
 
     def _glance(self, model: Loadable) -> Glance:
         searched = self.data.rows(Role.SEARCH)
@@ -123,8 +137,8 @@ class Bench:
             score(self.metric, answers), len(searched), latency.p50_ms, latency.speedup, model.model.size_bytes
         )
 
-    def measure(self, key: str, model: Loadable, confidence: float) -> Scores:
-        """Measure quality on judge, search and golden rows, speed beside the champion, and what it costs; once a key.
+    def measure(self, model: Loadable, confidence: float) -> Scores:
+        """Measure quality on judge, search and golden rows, speed beside the champion, and what it costs; once a model.
 
         Parameters
         ----------
@@ -136,9 +150,12 @@ class Bench:
         ArtifactError
             When the model does not load.
         """
-        place = self._place(key, confidence)
+        place = self._place(model.key, confidence)
         if not place.is_dir():
-            keep(place, self._measure(model, confidence))
+            begin = time.perf_counter()
+            scores = self._measure(model, confidence)
+            keep(place, scores, time.perf_counter() - begin)
+        self._tell_of(place)
         return read(place)
 
     def _measure(self, model: Loadable, confidence: float) -> Scores:
@@ -180,8 +197,8 @@ class Bench:
         return found
 
 
-def keep(folder: Path, scores: Scores) -> None:
-    """Write scores into a folder, whole or not at all."""
+def keep(folder: Path, scores: Scores, seconds: float = 0.0) -> None:
+    """Write scores, and the seconds that it took to get them, into a folder, whole or not at all."""
     with fill_folder(folder) as draft:
         for name in ("judged", "golden"):
             answers: Answers | None = getattr(scores, name)
@@ -190,6 +207,7 @@ def keep(folder: Path, scores: Scores) -> None:
                 np.savez(draft / f"{name}.npz", **{k: v for k, v in arrays.items() if v is not None})
         told = dataclasses.asdict(dataclasses.replace(scores, judged=_NONE, golden=None))
         write_json(draft / "scores.json", _plain({k: v for k, v in told.items() if k not in ("judged", "golden")}))
+        write_json(draft / "took.json", {"seconds": seconds})
 
 
 _NONE = Answers(np.zeros((0, 1), np.float32), np.zeros(0), np.zeros(0, np.uint64))

@@ -145,7 +145,7 @@ class Explorer:
     def _built(self, recipe: Recipe) -> Candidate | None:
         """Return the candidate where every step of it is built already."""
         try:
-            return self.kitchen.build(recipe, self.parts.space.formats, deadline=-math.inf)
+            return self.kitchen.build(recipe, self.parts.space.formats, tell=self._tell, deadline=-math.inf)
         except TrimtabError:
             return None
 
@@ -154,7 +154,15 @@ class Explorer:
         return self.kitchen.build(recipe, formats, call, self._tell, self.deadline)
 
     def _tell(self, step: Mapping[str, object]) -> None:
-        """Write a step into the journal as soon as it is built, each time that it is."""
+        """Write a step into the journal as soon as it is built, each time that it is.
+
+        One that others built into a store that is shared is new to this journal, and takes the minutes that it
+        took them: with or without them a round comes to the same end.
+        """
+        if not step["fresh"]:
+            if self.parts.store is None or step["fingerprint"] in {known["fingerprint"] for known in self._steps()}:
+                return
+            self.deadline -= float(str(step["seconds"]))
         self.parts.journal.record("step", {"round": self.operation, **step})
 
     def _look(self, recipe: Recipe, candidate: Candidate) -> Entry:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from trimtab.errors import DataError, InputError, ReadError, SettingsError, nearest
 from trimtab.tablefile import TableFile, open_csv, open_parquet
-from trimtab.window import Span, Window, missing_column, stacked
+from trimtab.window import Batches, Partition, Span, Window, missing_column, stacked
 
 __all__ = ["CsvSource", "ParquetSource", "duration"]
 
@@ -105,23 +105,24 @@ class _Stream:
         first, end = np.searchsorted(self.key, [lower, upper], side="left")
         return int(first), int(end)
 
-    def between(self, first: int, end: int) -> Iterator[pd.DataFrame]:
-        """Yield the rows numbered ``first`` to ``end`` (excluded), with the columns of the files that hold them."""
+    def between(self, first: int, end: int) -> tuple[Partition, ...]:
+        """Return the rows numbered ``first`` to ``end`` (excluded), with the columns of the files that hold them."""
         if first >= end:
-            yield stacked([next(iter(file.rows(0, 0))) for file in self.files])
-        elif self.order is not None:
-            yield self._gathered(self.order[first:end])
-        else:
-            ranges = [
-                (file, max(first - begins, 0), min(end - begins, file.count))
-                for file, begins in zip(self.files, self.first.tolist(), strict=False)
-            ]
-            held = [(file, low, high) for file, low, high in ranges if low < high]
-            names = list(dict.fromkeys(name for file, _, _ in held for name in next(iter(file.rows(0, 0))).columns))
-            for file, low, high in held:
-                for batch in file.rows(low, high):  # a column that another file of the window has is missing in this
-                    whole = batch if set(names) <= set(batch.columns) else batch.reindex(columns=names)
-                    yield whole.reset_index(drop=True)
+            return (Partition(0, lambda: [stacked([next(iter(file.rows(0, 0))) for file in self.files])]),)
+        order = self.order
+        if order is not None:
+            return (Partition(0, lambda: [self._gathered(order[first:end])]),)
+        ranges = [
+            (file, begins, max(first - begins, 0), min(end - begins, file.count))
+            for file, begins in zip(self.files, self.first.tolist(), strict=False)
+        ]
+        held = [(file, begins, low, high) for file, begins, low, high in ranges if low < high]
+        names = list(dict.fromkeys(name for file, *_ in held for name in next(iter(file.rows(0, 0))).columns))
+        return tuple(
+            Partition(begins + place - first, partial(_with_columns, rows, names))
+            for file, begins, low, high in held
+            for place, rows in file.pieces(low, high)
+        )
 
     def _gathered(self, places: Int64s) -> pd.DataFrame:
         """Return the rows at some places among those of the files, in this order."""
@@ -194,7 +195,8 @@ class _FileSource(ABC):
         upper = start + number * self._length
         first, end = stream.cut(lower, upper)
         bounds = (self._written(lower), self._written(upper))
-        return Window(Span(number, lower, upper), *bounds, lambda: self._told(stream.between(first, end)))
+        window = Window(Span(number, lower, upper), *bounds, stream.between(first, end))
+        return window.mapped(partial(_told, path=self.path, format=self._format))
 
     def closes(self, number: int, start: int) -> float | None:
         """Return when window ``number`` ends (seconds since 1970), or None for windows of rows."""
@@ -247,31 +249,40 @@ class _FileSource(ABC):
             raise DataError(
                 f"{file.path}: {missing_column(name, 'source.timestamp', pd.DataFrame(columns=file.columns))}"
             )
-        with self._explained(file.path):
+        with _explained(file.path, self._format):
             values = file.column(name)
         return _instants(values, lambda row: f"{file.path}, row {row} (of 0 to {file.count - 1})", DataError)
 
     def _opened(self, path: Path) -> TableFile:
-        with self._explained(path):
+        with _explained(path, self._format):
             return self._open(path)
-
-    def _told(self, batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        with self._explained(self.path):
-            yield from batches
-
-    @contextmanager
-    def _explained(self, path: Path | str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
-            raise ReadError(
-                f"source.path: {path} cannot be read as {self._format}: {str(error).strip()}; mend or remove the file, "
-                "or narrow source.path"
-            ) from error
 
     @abstractmethod
     def _open(self, path: Path) -> TableFile:
         """Look at one file."""
+
+
+def _with_columns(rows: Batches, names: list[str]) -> Iterator[pd.DataFrame]:
+    """Yield rows of one file; a column that another file of the window has is missing in them."""
+    for batch in rows():
+        whole = batch if set(names) <= set(batch.columns) else batch.reindex(columns=names)
+        yield whole.reset_index(drop=True)
+
+
+def _told(batches: Batches, path: str, format: str) -> Iterator[pd.DataFrame]:
+    with _explained(path, format):
+        yield from batches()
+
+
+@contextmanager
+def _explained(path: Path | str, format: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, EOFError, zlib.error, pa.ArrowException) as error:
+        raise ReadError(
+            f"source.path: {path} cannot be read as {format}: {str(error).strip()}; mend or remove the file, "
+            "or narrow source.path"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def _cause(parts: Parts, schema: Schema, history: Window) -> str:
 def _fit(parts: Parts, schema: Schema, prepared: rows.Prepared) -> Model:
     code = discover.source_digest(parts.project.model.settings.get("factory"), "model.factory")
     model = f"{prepared.data.digest}{parts.project.model.model_dump_json()}{parts.project.seed}{code}"
-    folder = parts.folder / "steps" / f"first-{hashlib.sha256(model.encode()).hexdigest()[:24]}"
+    folder = parts.steps / f"first-{hashlib.sha256(model.encode()).hexdigest()[:24]}"
     if not folder.is_dir():
         with fill_folder(folder) as draft:
             job = Job(_made(draft / "model"), parts.project.seed, schema, None, parts.project.optimize.threads)
@@ -140,7 +140,7 @@ def _export(
         parent,
         context.prepared.data,
         context.schema,
-        parts.folder / "steps",
+        parts.steps,
         parts.project.seed,
         factory=settings.get("factory"),
         training=parts.training,
@@ -151,7 +151,7 @@ def _export(
     bench = dataclasses.replace(bench_of(parts, context, alias, itself), golden=None)
     call, level = parts.executor.call, parts.project.gate.confidence
     glance = call(f"look at {candidate.name}", bench.glance, candidate, setup)
-    scores = call(f"benchmark {candidate.name}", bench.measure, candidate.fingerprint, itself, level)
+    scores = call(f"benchmark {candidate.name}", bench.measure, itself, level)
     before = measured.get(recipe)
     trials = {} if before is None else before.trials
     return Entry(recipe, candidate, trials={**trials, alias: Trial(setup, glance, scores)})

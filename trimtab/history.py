@@ -10,7 +10,7 @@ from typing import Any
 from trimtab.runtime import CHAMPION
 from trimtab.trigger import Action
 
-__all__ = ["Promotion", "Quality", "Round", "WindowRecord", "degraded"]
+__all__ = ["Labelled", "Promotion", "Quality", "Round", "WindowRecord", "degraded"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,17 @@ class WindowRecord:
     labelled: bool
     action: Action | None
     reasons: tuple[str, ...]
+    weighed: Mapping[str, Any]
     seconds: float
     at: str
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """How many rows of a window had their label when they were last judged, and whether that is all of them."""
+
+    rows: int
+    complete: bool
 
 
 @dataclass(frozen=True)

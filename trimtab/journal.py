@@ -18,11 +18,12 @@ from sqlalchemy.orm import Session
 
 from trimtab.database import connect, explained
 from trimtab.errors import InternalError, ServiceError, SettingsError
-from trimtab.history import Promotion, Quality, Round, WindowRecord, degraded
+from trimtab.history import Labelled, Promotion, Quality, Round, WindowRecord, degraded
 from trimtab.monitor import Answer, Finding
 from trimtab.runtime import CHAMPION
 from trimtab.tables import (
     FindingRow,
+    LabelRow,
     ProjectRow,
     PromotionRow,
     QualityRow,
@@ -144,6 +145,7 @@ class Journal:
                         labelled=self._judged(session, number),
                         action=decision.action.value,
                         reasons=list(decision.reasons),
+                        weighed=dict(decision.weighed),
                         seconds=seconds,
                         at=now(),
                     )
@@ -159,6 +161,17 @@ class Journal:
         with self._write() as session:
             where = (WindowRow.project == self.project, WindowRow.number == number)
             session.execute(update(WindowRow).where(*where).values(labelled=True))
+
+    def record_labels(self, window: int, rows: int, complete: bool) -> None:
+        """Remember how many labels a window had when they were judged."""
+        with self._write() as session:
+            session.merge(LabelRow(project=self.project, window=window, rows=rows, complete=complete, at=now()))
+
+    def labels(self) -> dict[int, Labelled]:
+        """Return how many labels each window had when they were last judged, by its number."""
+        with self._read() as session:
+            rows = session.scalars(select(LabelRow).where(LabelRow.project == self.project))
+            return {r.window: Labelled(r.rows, r.complete) for r in rows}
 
     def windows(self) -> list[WindowRecord]:
         """Return every checked window in order."""
@@ -176,6 +189,7 @@ class Journal:
                     r.labelled,
                     Action(r.action) if r.action else None,
                     tuple(r.reasons),
+                    r.weighed,
                     r.seconds,
                     r.at,
                 )
@@ -183,16 +197,21 @@ class Journal:
             ]
 
     def record_findings(self, findings: Sequence[Finding], version: int, tick: int) -> None:
-        """Remember findings made at the close of window ``tick`` under ``version``; a repeated one replaces itself."""
+        """Remember findings made at the close of window ``tick`` under ``version``.
+
+        A repeated one replaces itself; it counts as made anew only if its answer is another.
+        """
         with self._write() as session:
             for finding in findings:
+                known = session.get(FindingRow, (self.project, finding.window, finding.monitor, version))
+                same = known is not None and known.answer == finding.answer.value
                 session.merge(
                     FindingRow(
                         project=self.project,
                         window=finding.window,
                         monitor=finding.monitor,
                         version=version,
-                        tick=tick,
+                        tick=known.tick if known is not None and same else tick,
                         answer=finding.answer.value,
                         finding=finding.to_json(),
                         at=now(),
@@ -209,8 +228,16 @@ class Journal:
             return [(r.tick, Finding.from_json(r.finding)) for r in rows]
 
     def quarantined(self) -> set[int]:
-        """Return the numbers of the windows that were found broken."""
-        return {f.window for _, f in self.findings() if f.answer is Answer.BROKEN}
+        """Return the numbers of the windows that were found broken, and that nobody released since."""
+        return {f.window for _, f in self.findings() if f.answer is Answer.BROKEN} - self.released().keys()
+
+    def release(self, window: int, who: str, reason: str) -> None:
+        """Remember that a person released a quarantined window; once."""
+        self.record("release", {"window": window, "who": who, "reason": reason}, f"release:{window}")
+
+    def released(self) -> dict[int, Mapping[str, Any]]:
+        """Return who released which window, when (``at``, UTC) and why, by the window's number."""
+        return {detail["window"]: {**detail, "at": at} for at, _, detail in self.records("release")}
 
     def record_quality(self, quality: Quality) -> None:
         """Remember a version's quality on a window; a repeated one replaces itself."""

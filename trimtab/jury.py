@@ -82,9 +82,7 @@ class Jury:
 def _jury(parts: Parts, stand: Stand, alias: str, comparisons: int) -> Jury:
     bench, level = stand.benches[alias], parts.project.gate.level(comparisons)
     reigning, approved = (
-        parts.executor.call(
-            f"benchmark {who}", bench.measure, f"version-{serving.version}", loadable(parts, serving), level
-        )
+        parts.executor.call(f"benchmark {who}", bench.measure, loadable(parts, serving), level)
         for who, serving in (("champion", stand.champions[alias]), ("anchor", stand.anchors[alias]))
     )
     return Jury(alias, bench, reigning, approved, comparisons, stand.repair)
@@ -94,11 +92,10 @@ def _judged(parts: Parts, jury: Jury, entry: Entry) -> Entry:
     trial, candidate, gate = entry.trials[jury.alias], entry.candidate, parts.project.gate
     if candidate is None:
         return entry
-    key = f"{candidate.fingerprint}-{trial.setup.slug}"
     model = jury.bench.loadable(candidate.model, trial.setup)
     level = gate.level(jury.comparisons)
     try:
-        scores = parts.executor.call(f"benchmark {candidate.name}", jury.bench.measure, key, model, level)
+        scores = parts.executor.call(f"benchmark {candidate.name}", jury.bench.measure, model, level)
     except ServiceError:
         raise
     except Exception as error:  # a stranger's runtime may raise anything, and the others are still judged

@@ -75,7 +75,16 @@ class Context:
             tags=self.ancestry,
             params={f"rows.{k}": str(v) for k, v in counts.items()} | {"seed": str(parts.project.seed)},
             datasets=datasets,
+            reports=self._reports(parts),
         )
+
+    def _reports(self, parts: Parts) -> list[Path]:
+        """Return the pages that were written about windows since the round before."""
+        rounds = [r.operation for r in parts.journal.rounds()]
+        before = [r.window for r in parts.journal.rounds()[: rounds.index(self.asked.operation)]]
+        since = max(before, default=0)
+        told = (d for _, _, d in parts.journal.records("report") if since < d["closed"] <= self.asked.window)
+        return [path for path in dict.fromkeys(Path(d["path"]) for d in told) if path.is_file()]
 
     def candidate_log(self, parts: Parts, entry: Entry, alias: str | None = None) -> CandidateLog:
         """Describe one candidate, also a failed one.
@@ -234,7 +243,8 @@ def package(
         steps = [{"fingerprint": s.fingerprint, "technique": s.technique, "effort": s.effort} for s in candidate.steps]
         write_json(draft / "steps.json", steps)
         shutil.copyfile(prepared.folder / "reference.parquet", draft / "reference.parquet")
-        np.savez(draft / "fitted.npz", groups=np.unique(np.concatenate(fitted)))
+        groups = np.unique(np.concatenate(fitted))
+        np.savez(draft / "fitted.npz", groups=groups, reference=prepared.reference_groups)
 
 
 def metrics(scores: Scores | None) -> dict[str, float]:

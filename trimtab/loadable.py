@@ -9,7 +9,7 @@ from typing import Any
 
 from trimtab import discover
 from trimtab.artifact import Model
-from trimtab.runtime import Session
+from trimtab.runtime import Session, Setup
 
 __all__ = ["Loadable"]
 
@@ -31,6 +31,11 @@ class Loadable:
     runtime: str
     model: Model
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """A short text for the name of a file; equal models on equal runtimes have equal ones."""
+        return f"{self.model.digest[:32]}-{Setup(self.runtime, self.settings).slug}"
 
     def load(self, threads: int, batch: int) -> Session:
         """Load the model afresh.

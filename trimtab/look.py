@@ -1,28 +1,23 @@
-"""Looking at a window: every monitor is asked, what it raises is told, and labels are judged when they come."""
+"""Looking at a window: every monitor is asked, and what it raises is told."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
-
 from trimtab import champion
-from trimtab.data import Rows
-from trimtab.errors import ArtifactError, DataError, ReadError, ServiceError, SettingsError
-from trimtab.history import Quality
-from trimtab.metric import answer, score
+from trimtab.errors import DataError, ReadError, ServiceError, SettingsError, TrimtabError
 from trimtab.monitor import Answer, Case, Finding, Monitor, Sample, Summary
 from trimtab.parts import Parts
 from trimtab.serving import Serving
+from trimtab.summaries import REFERENCE, Summaries
 from trimtab.survey import Survey, survey
-from trimtab.window import Window, arrived
+from trimtab.window import Window
 
-__all__ = ["Looked", "judge_labels", "look"]
+__all__ = ["Looked", "ask", "look", "seen_by_champion", "survey_of", "without_labels"]
 
 
 @dataclass(frozen=True)
@@ -45,33 +40,66 @@ class Looked:
 
 
 def look(parts: Parts, serving: Serving, window: Window) -> Looked:
-    """Ask every monitor that needs no labels; those that guard first, and only them on broken rows."""
+    """Ask every monitor that needs no labels; those that guard first.
+
+    Of broken rows the others are shown what can be read, so that one bad column hides nothing of the rest.
+    """
     guards = [m for m in parts.monitors if m.guards]
-    raw = _survey(parts, serving, window, guards)
-    sample = Sample(serving.schema, raw.frame, window.number)
-    problems, findings = _ask(parts, guards, serving, sample, raw)
-    if any(f.answer is Answer.BROKEN for f in findings):
-        return Looked(raw.rows, [*problems, *(r for f in findings for r in f.reasons)], findings)
-    others = [m for m in parts.monitors if not m.guards and not m.needs_labels]
+    raw = survey_of(parts, serving, window, guards)
+    problems, findings = ask(parts, guards, serving, Sample(serving.schema, raw.frame, window.number), raw)
+    broken = [f for f in findings if f.answer is Answer.BROKEN]
+    unseen, sample, why = _shown(parts, serving, window, bool(broken))
+    if why is not None and not broken:
+        broken = [Finding("integrity", window.number, Answer.BROKEN, (why,))]
+        findings = [*findings, *broken]
+    more_problems, more = ask(parts, without_labels(parts), serving, sample, unseen)
+    reasons = [r for f in broken for r in f.reasons]
+    return Looked(raw.rows, [*problems, *reasons, *more_problems], [*findings, *more])
+
+
+def without_labels(parts: Parts) -> list[Monitor]:
+    """Return the monitors that neither guard nor need labels."""
+    return [m for m in parts.monitors if not m.guards and not m.needs_labels]
+
+
+def _shown(parts: Parts, serving: Serving, window: Window, broken: bool) -> tuple[Survey, Sample, str | None]:
+    """Return what the other monitors see of a window, and why the model cannot read its rows, if it cannot."""
+    schema, number, others = serving.schema, window.number, without_labels(parts)
     try:
-        unseen = _survey(parts, serving, window, others, fitted=False)
-        sample = champion.observe(serving.session, serving.schema, unseen.frame, window.number)
-    except ReadError:
-        raise
-    except DataError as error:
-        broken = Finding("integrity", window.number, Answer.BROKEN, (str(error),))
-        return Looked(raw.rows, [*problems, str(error)], [*findings, broken])
-    more_problems, more = _ask(parts, others, serving, sample, unseen)
-    return Looked(raw.rows, [*problems, *more_problems], [*findings, *more])
+        unseen = survey_of(parts, serving, window, others, fitted=False)
+    except Exception as error:  # such as a group column that is missing: then every row is looked at
+        why, unseen = _bearable(error, broken), survey_of(parts, serving, window, others)
+        return unseen, Sample(schema, unseen.frame, number, schema.readable(unseen.frame)), why
+    try:
+        return unseen, seen_by_champion(parts, serving, window, unseen), None
+    except Exception as error:
+        why = _bearable(error, broken)
+        return unseen, Sample(schema, unseen.frame, number, schema.readable(unseen.frame)), why
 
 
-def _survey(parts: Parts, serving: Serving, window: Window, monitors: Sequence[Monitor], fitted: bool = True) -> Survey:
+def _bearable(error: Exception, broken: bool) -> str:
+    """Return what was wrong with rows; whatever else is wrong is raised again.
+
+    Rows that are known to be broken may make anything raise.
+    """
+    of_rows = isinstance(error, DataError) and not isinstance(error, ReadError)
+    if of_rows or (broken and not isinstance(error, TrimtabError)):
+        return str(error)
+    raise error
+
+
+def seen_by_champion(parts: Parts, serving: Serving, window: Window, seen: Survey) -> Sample:
+    """Return the drawn rows of a window as monitors see them, with what the champion answers."""
+    places, grouped = window.span.start + seen.places, parts.project.data.block or serving.schema.group
+    groups = champion.groups_of(parts, serving, seen.frame, places) if grouped else None
+    return champion.observe(serving.session, serving.schema, seen.frame, window.number, groups)
+
+
+def survey_of(
+    parts: Parts, serving: Serving, window: Window, monitors: Sequence[Monitor], fitted: bool = True
+) -> Survey:
     """Look at every row once; without those that the version was fitted to where ``fitted`` is False."""
-
-    def unseen(batch: pd.DataFrame, first: int) -> npt.NDArray[np.bool_]:
-        return champion.unseen(parts, serving, batch, window.span.start + first)
-
-    keep = None if fitted or not len(serving.fitted) else unseen
+    keep = None if fitted or not len(serving.fitted) else champion.unseen(parts, serving, window.span.start)
     fits: list[tuple[Monitor, Summary]] = []
     failed: dict[str, Exception] = {}
     for monitor in monitors:
@@ -82,7 +110,8 @@ def _survey(parts: Parts, serving: Serving, window: Window, monitors: Sequence[M
         except Exception as error:  # a plugin may raise anything, and the other monitors must still look
             failed[monitor.name] = error
     most = parts.project.monitors.rows
-    seen = survey(window.batches(), serving.schema, window.number, fits, most, keep)
+    each = functools.partial(parts.executor.map, f"look at window {window.number}")
+    seen = survey(window.partitions, serving.schema, window.number, fits, most, keep, each)
     return dataclasses.replace(seen, failed={**seen.failed, **failed})
 
 
@@ -94,12 +123,13 @@ def _fit(parts: Parts, serving: Serving, monitor: Monitor) -> Summary:
     return parts.fits[key]
 
 
-def _ask(
-    parts: Parts, monitors: Sequence[Monitor], serving: Serving, sample: Sample, seen: Survey
+def ask(
+    parts: Parts, monitors: Sequence[Monitor], serving: Serving, sample: Sample, seen: Survey, since: int = 0
 ) -> tuple[list[str], list[Finding]]:
+    """Ask monitors about a window; they are shown their findings on earlier ones, beginning with ``since``."""
     problems: list[str] = []
     findings: list[Finding] = []
-    told = [f for _, f in parts.journal.findings(serving.version) if f.window < sample.number]
+    told = [f for _, f in parts.journal.findings(serving.version) if since <= f.window < sample.number]
     for monitor in monitors:
         try:
             if monitor.name in seen.failed:
@@ -107,8 +137,11 @@ def _ask(
             past = {f.window: f for f in told if f.monitor == monitor.name}
             earlier = tuple(past[n] for n in sorted(past))
             fitted, kept = parts.fits[serving.version, monitor.name], seen.seen[monitor.name]
-            case = Case(fitted, kept, serving.reference, sample, _alpha(parts), parts.metric, earlier)
+            alpha = _alpha(parts, monitor)
+            case = Case(fitted, kept, serving.reference, sample, alpha, earlier, parts.metric)
             finding = _sound(monitor.check(case))
+            tested = alpha if monitor.statistical else None
+            finding = dataclasses.replace(finding, alpha=tested, labelled=monitor.needs_labels)
         except (SettingsError, ServiceError):
             raise
         except Exception as error:  # a plugin may raise anything, and the other monitors must still look
@@ -118,8 +151,7 @@ def _ask(
             findings.append(Finding(monitor.name, sample.number, Answer.UNKNOWN, (message,)))
             continue
         findings.append(finding)
-        if finding.answer in (Answer.MOVED, Answer.WORSE):
-            problems += _explain(parts, monitor, serving, case)
+        problems += _keep(parts, monitor, serving, case)
     return problems, findings
 
 
@@ -129,106 +161,33 @@ def _sound(finding: Any) -> Finding:
     return finding
 
 
-def _alpha(parts: Parts) -> float:
-    """Return one statistical monitor's share of the window's false alarms (Bonferroni over monitors)."""
-    return parts.project.monitors.false_alarms / max(1, sum(m.statistical for m in parts.monitors))
+def _alpha(parts: Parts, monitor: Monitor) -> float:
+    """Return one statistical monitor's share of a window's false alarms (Bonferroni over monitors).
+
+    What needs labels starts rounds by itself: of these its part follows from ``trigger.false_rounds``, half
+    of which are for it. The others share the rest.
+    """
+    project = parts.project
+    alike = sum(m.statistical and m.needs_labels == monitor.needs_labels for m in parts.monitors)
+    labelled = min(project.monitors.false_alarms / 2, project.trigger.false_rounds / 2 / project.windows_per_year)
+    if not any(m.statistical and m.needs_labels for m in parts.monitors):
+        labelled = 0.0
+    share = labelled if monitor.needs_labels else project.monitors.false_alarms - labelled
+    return share / max(1, alike)
 
 
-def _explain(parts: Parts, monitor: Monitor, serving: Serving, case: Case) -> list[str]:
-    number = case.current.number
-    path = parts.folder / "reports" / f"window-{number}-{monitor.name}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _keep(parts: Parts, monitor: Monitor, serving: Serving, case: Case) -> list[str]:
+    """Store what a monitor keeps of a window, and with it what it fitted to the version's reference."""
+    number, kept = case.current.number, Summaries(parts.folder / "sketches")
     try:
-        drawn = monitor.report(case, path)
-    except Exception as error:  # as above; a finding counts without its page
-        message = f"monitor {monitor.name!r} raised {type(error).__name__} in its report on window {number}: {error}"
+        summary = monitor.keep(case)
+        if summary:
+            if (serving.version, monitor.name) not in parts.stored:
+                kept.write(serving.version, REFERENCE, monitor.name, case.fitted)
+                parts.stored.add((serving.version, monitor.name))
+            kept.write(serving.version, number, monitor.name, summary)
+    except Exception as error:  # as above; a finding counts without what is drawn of it
+        message = f"monitor {monitor.name!r} raised {type(error).__name__} in keeping window {number}: {error}"
         parts.journal.record("error", {"monitor": monitor.name, "window": number, "message": message})
         return [message]
-    if drawn:
-        page = {"window": number, "monitor": monitor.name, "path": str(path), "version": serving.version}
-        parts.journal.record("report", page, f"report:{number}:{monitor.name}:{serving.version}")
     return []
-
-
-def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str], list[Finding]]:
-    """Judge windows whose labels have come by the time window ``closed`` closes; what has none yet waits."""
-    problems: list[str] = []
-    findings: list[Finding] = []
-    delay, quarantined, recorded = (
-        parts.project.window.label_delay,
-        parts.journal.quarantined(),
-        parts.journal.windows(),
-    )
-    due = {w.number: w.champion for w in recorded if not w.labelled and w.number <= closed - delay}
-    if not delay and closed not in {w.number for w in recorded}:
-        due[closed] = serving.version
-    for number, served in due.items():
-        window = parts.window(number)
-        if number in quarantined or not _has_labels(serving, window):
-            continue
-        broken = _broken_since(parts, serving, window) if number in {w.number for w in recorded} else []
-        if broken:
-            _quarantine(parts, serving, number, broken)
-            more_problems, more = [f"window {number}: {r}" for f in broken for r in f.reasons], broken
-        else:
-            more_problems, more = _judge(parts, serving, window, served, closed)
-        problems, findings = [*problems, *more_problems], [*findings, *more]
-    return problems, findings
-
-
-def _has_labels(serving: Serving, window: Window) -> bool:
-    label = serving.schema.label
-    return any(label in batch and bool(batch[label].notna().any()) for batch in window.batches())
-
-
-def _broken_since(parts: Parts, serving: Serving, window: Window) -> list[Finding]:
-    """Let the guards look again at rows whose labels came late: they had not seen those."""
-    guards = [m for m in parts.monitors if m.guards]
-    raw = _survey(parts, serving, window, guards)
-    _, findings = _ask(parts, guards, serving, Sample(serving.schema, raw.frame, window.number), raw)
-    broken = [f for f in findings if f.answer is Answer.BROKEN]
-    try:
-        for batch in window.batches():
-            serving.schema.encode(batch)
-            serving.schema.encode_labels(batch)
-    except ReadError:
-        raise
-    except DataError as error:
-        return broken or [Finding("integrity", window.number, Answer.BROKEN, (str(error),))]
-    return broken
-
-
-def _quarantine(parts: Parts, serving: Serving, number: int, broken: Sequence[Finding]) -> None:
-    reasons = [f"window {number}: {r}" for f in broken for r in f.reasons]
-    parts.journal.record("quarantine", {"window": number, "reasons": reasons}, f"quarantine:{number}")
-    parts.journal.record_findings(broken, serving.version, number)
-
-
-def _judge(
-    parts: Parts, serving: Serving, window: Window, served: int | None, closed: int
-) -> tuple[list[str], list[Finding]]:
-    judges = [m for m in parts.monitors if m.needs_labels]
-    unseen = _survey(parts, serving, window, judges, fitted=False)
-    sample = champion.observe(serving.session, serving.schema, unseen.frame, window.number)
-    problems, findings = _ask(parts, judges, serving, sample, unseen)
-    _record_quality(parts, window.number, served, serving, sample)
-    parts.journal.record_findings(findings, serving.version, closed)
-    missing = sample.labels is not None and not arrived(sample.labels).all()
-    if not (missing and any(f.answer is Answer.UNKNOWN for f in findings)):
-        parts.journal.mark_labelled(window.number)
-    return problems, findings
-
-
-def _record_quality(parts: Parts, number: int, served: int | None, serving: Serving, sample: Sample) -> None:
-    """Record the quality of the champion that served, of the present and of the first, on the same rows."""
-    if sample.labels is None:
-        return
-    have = arrived(sample.labels)
-    rows = Rows(sample.inputs, sample.labels, np.arange(len(sample), dtype=np.uint64)).take(have)
-    for version in {served or serving.version, serving.version, parts.journal.promotions()[0].version}:
-        try:
-            value = score(parts.metric, answer(champion.load(parts, version).session, rows))
-        except ArtifactError as error:  # an old version is for comparison only: the watch goes on without it
-            parts.journal.record("error", {"version": version, "message": str(error)}, f"lost:{version}")
-            continue
-        parts.journal.record_quality(Quality(number, version, value, len(rows)))

@@ -6,15 +6,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from trimtab import champion, first, round
+from trimtab import champion, first, page, round
+from trimtab.decide import decide
 from trimtab.errors import InputError
-from trimtab.history import Round
-from trimtab.look import judge_labels, look
+from trimtab.history import Round, WindowRecord
+from trimtab.journal import now
+from trimtab.labels import judge_labels
+from trimtab.look import look
 from trimtab.monitor import Finding
+from trimtab.pace import keeps_pace
 from trimtab.parts import Parts
 from trimtab.round import optimize
 from trimtab.serving import Serving
 from trimtab.trigger import Action, Decision
+from trimtab.window import Window
 
 __all__ = ["Report", "watch"]
 
@@ -83,10 +88,10 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
             advance(f"window {number}: {report.decision.action if report.decision else ''}")
             yield report
     if replay:
-        problems, findings = judge_labels(
-            parts, champion.load(parts, _newest(parts)), last + parts.project.window.label_delay
-        )
-        yield Report(last + 1, None, tuple(findings), None, tuple(problems))
+        end = last + parts.project.window.label_delay
+        problems, findings = judge_labels(parts, champion.load(parts, _newest(parts)), end)
+        unwritten = page.write_alarming(parts, end, findings, None)
+        yield Report(last + 1, None, tuple(findings), None, (*problems, *unwritten))
 
 
 def _open_rounds(parts: Parts) -> list[Round]:
@@ -113,19 +118,32 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     window = parts.window(number)
     looked = parts.executor.call(f"check window {number}", look, parts, serving, window)
     parts.journal.record_findings(looked.findings, serving.version, number)
+    paced = parts.executor.call(f"time the champion after window {number}", keeps_pace, parts, serving, number)
+    parts.journal.record_findings(paced, serving.version, number)
     late_problems, late = judge_labels(parts, serving, number)
-    decision = _decide(parts, serving, number)
+    decision = decide(parts, serving, number)
     asked = None
     if decision.action is Action.OPTIMIZE:
         asked = round.request(parts, number, decision.cause or "", decision.reasons)
     elif decision.action is Action.QUARANTINE:
-        quarantine = {"window": number, "reasons": list(decision.reasons)}
+        quarantine = {"window": number, "reasons": list(decision.reasons), "asks": decision.asks}
         parts.journal.record("quarantine", quarantine, f"quarantine:{number}")
+    findings, seconds = (*looked.findings, *paced, *late), time.perf_counter() - begin
+    record = _record(window, looked.rows, serving, decision, seconds)
+    unwritten = page.write_alarming(parts, number, findings, record)
     parts.journal.record_window(
         number, window.start, window.end, looked.rows, serving.version, decision, time.perf_counter() - begin
     )
     done, failed = _run(parts, asked, optimize) if asked is not None else (None, ())
-    return Report(number, decision, (*looked.findings, *late), done, (*looked.problems, *late_problems, *failed))
+    asks = decision.reasons[:1] if decision.asks else ()
+    problems = (*asks, *looked.problems, *late_problems, *unwritten, *failed)
+    return Report(number, decision, findings, done, problems)
+
+
+def _record(window: Window, rows: int, serving: Serving, decision: Decision, seconds: float) -> WindowRecord:
+    """Return what the journal will tell of a window, for the page that is written before it does."""
+    bounds, told = (window.number, window.start, window.end), (decision.action, decision.reasons, decision.weighed)
+    return WindowRecord(*bounds, rows, serving.version, False, *told, seconds, now())
 
 
 def _run(parts: Parts, asked: Round, optimize: Optimize) -> tuple[Round, tuple[str, ...]]:
@@ -135,10 +153,3 @@ def _run(parts: Parts, asked: Round, optimize: Optimize) -> tuple[Round, tuple[s
     except InputError as error:
         failed = next(r for r in parts.journal.rounds() if r.operation == asked.operation)
         return failed, (f"the round asked for after window {asked.window} failed: {error}",)
-
-
-def _decide(parts: Parts, serving: Serving, number: int) -> Decision:
-    rounds = [r for r in parts.journal.rounds() if r.cause != "first" and r.window < number]
-    last_round = max((r.window for r in rounds), default=None)
-    findings = parts.journal.findings(serving.version, after=-1 if last_round is None else last_round)
-    return parts.project.trigger.decide(number, [f for _, f in findings], last_round)

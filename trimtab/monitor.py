@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ import pandas as pd
 from trimtab.metric import Accuracy, Metric, Rmse
 from trimtab.window import Arrays, Labels, Schema
 
-__all__ = ["Answer", "Case", "Finding", "Monitor", "OnDraw", "Sample", "Summary", "case_of"]
+__all__ = ["Answer", "Case", "Figure", "Finding", "Monitor", "OnDraw", "Sample", "Summary", "case_of"]
 
 
 class Answer(StrEnum):
@@ -23,9 +23,15 @@ class Answer(StrEnum):
 
     BROKEN = "broken"
     WORSE = "worse"
+    SLOWER = "slower"
     MOVED = "moved"
     UNKNOWN = "unknown"
     FINE = "fine"
+
+    @property
+    def alarms(self) -> bool:
+        """Whether it is one that may start a round."""
+        return self in (Answer.WORSE, Answer.SLOWER, Answer.MOVED)
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,25 @@ class Finding:
     reasons
         In words and numbers, each naming the column or metric, its value and the limit.
     scores
-        Every score by column (or metric), also those that did not alarm.
+        Every score by column (or metric), also those that did not alarm; the p-value of score ``x`` is ``x.p``.
     kept
         Numbers that the monitor is shown again, with its later windows (``Case.past``).
+    alarms
+        Names of the statistics that alarmed, where the monitor has some to name.
+    p
+        The smallest rate of alarms on quiet windows at which it would have alarmed, where that is known.
+    alpha
+        Rate of alarms on quiet windows at which it was asked, where it is a statistical monitor.
     estimated
-        Whether it is an estimate, made without labels.
+        Whether it is an estimate made without labels.
+    labelled
+        Whether it was made with labels: what it says is believed before what others guess.
+    about
+        Of a broken window, what is at fault: names of columns. When the same is at fault in window after
+        window, a person is asked for.
+    limits
+        By the same names, what a score must exceed to alarm, and what a p-value must not.
+
     """
 
     monitor: str
@@ -56,7 +76,13 @@ class Finding:
     reasons: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+    p: float | None = None
+    alpha: float | None = None
     estimated: bool = False
+    labelled: bool = False
+    about: tuple[str, ...] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the finding as plain JSON values."""
@@ -67,7 +93,13 @@ class Finding:
             "reasons": list(self.reasons),
             "scores": {k: float(v) for k, v in self.scores.items() if np.isfinite(v)},
             "kept": {k: [float(v) for v in values] for k, values in self.kept.items()},
+            "alarms": list(self.alarms),
+            "p": self.p,
+            "alpha": self.alpha,
             "estimated": self.estimated,
+            "labelled": self.labelled,
+            "about": list(self.about),
+            "limits": {k: float(v) for k, v in self.limits.items() if np.isfinite(v)},
         }
 
     @classmethod
@@ -79,9 +111,45 @@ class Finding:
             Answer(value["answer"]),
             tuple(value["reasons"]),
             dict(value["scores"]),
-            dict(value.get("kept", {})),
-            bool(value.get("estimated", False)),
+            dict(value["kept"]),
+            tuple(value["alarms"]),
+            value["p"],
+            value["alpha"],
+            value["estimated"],
+            value["labelled"],
+            tuple(value["about"]),
+            dict(value["limits"]),
         )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """How a column's values lie in the reference and in a window: what a page draws.
+
+    Parameters
+    ----------
+    name
+        Of the column, or of a statistic of a tensor or of the champion's outputs; as in the finding's scores.
+    before, now
+        Share of the reference's values, and of the window's, in each bin or of each level, float64 ``[bins]``.
+    edges
+        Of the bins, ascending, in the column's unit, float64 ``[bins + 1]``; None where there are levels. The
+        first bin and the last hold what lies beyond as well.
+    levels
+        Words of the levels ``[bins]``.
+    missing
+        Share of the rows that have no value, in the reference and in the window.
+    words
+        What changed.
+    """
+
+    name: str
+    before: npt.NDArray[np.float64]
+    now: npt.NDArray[np.float64]
+    edges: npt.NDArray[np.float64] | None = None
+    levels: tuple[str, ...] = ()
+    missing: tuple[float, float] = (0.0, 0.0)
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +165,7 @@ class Sample:
     number
         The window's number (0 for the reference).
     inputs
-        Encoded model inputs, ``[rows, ...]`` each; empty where integrity has not passed.
+        Encoded model inputs, ``[rows, ...]`` each; of a broken window those that can be read.
     probabilities
         A classifier's output, float32 ``[rows, classes]``, or None.
     embedding
@@ -107,6 +175,9 @@ class Sample:
         numbers (float64, NaN where it has not).
     predictions
         A regression's output, float32 ``[rows, 1]``, or None.
+    groups
+        What each row is a picture of, uint64 ``[rows]``: rows of one group are not independent. None:
+        each row is a group of its own.
     """
 
     schema: Schema
@@ -117,9 +188,23 @@ class Sample:
     embedding: npt.NDArray[np.float32] | None = None
     labels: Labels | None = None
     predictions: npt.NDArray[np.float32] | None = None
+    groups: npt.NDArray[np.uint64] | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def take(self, rows: npt.NDArray[Any]) -> Sample:
+        """Return some rows: integers, or a mask ``[rows]``."""
+        return dataclasses.replace(
+            self,
+            frame=self.frame.iloc[np.flatnonzero(rows) if rows.dtype == bool else rows],
+            inputs={name: array[rows] for name, array in self.inputs.items()},
+            probabilities=None if self.probabilities is None else self.probabilities[rows],
+            embedding=None if self.embedding is None else self.embedding[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            predictions=None if self.predictions is None else self.predictions[rows],
+            groups=None if self.groups is None else self.groups[rows],
+        )
 
     @property
     def outputs(self) -> npt.NDArray[np.float32] | None:
@@ -146,10 +231,11 @@ class Case:
         ``monitors.rows``.
     alpha
         Rate of alarms that it may give on quiet windows.
-    metric
-        What the project means by quality.
     past
-        Its own findings on the windows before under this champion, oldest first.
+        Its own findings under this champion on windows before, oldest first; of a monitor that needs
+        labels those on windows whose labels no round has been started by.
+    metric
+        What quality means in the project.
     """
 
     fitted: Summary
@@ -157,8 +243,8 @@ class Case:
     reference: Sample
     current: Sample
     alpha: float
-    metric: Metric
     past: tuple[Finding, ...] = ()
+    metric: Metric = field(default_factory=Accuracy)
 
 
 class Monitor(Protocol):
@@ -172,10 +258,25 @@ class Monitor(Protocol):
     summary of each batch. :class:`OnDraw` is the base of those to which a draw of the rows is enough.
     """
 
-    name: ClassVar[str]
-    guards: ClassVar[bool]
-    needs_labels: ClassVar[bool]
-    statistical: ClassVar[bool]
+    @property
+    def name(self) -> str:
+        """Under which it is used; a class attribute as a rule, as are the three that follow."""
+        ...
+
+    @property
+    def guards(self) -> bool:
+        """Whether it runs first, on raw rows alone."""
+        ...
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it waits for them."""
+        ...
+
+    @property
+    def statistical(self) -> bool:
+        """Whether it alarms by chance, at a rate that it is given."""
+        ...
 
     def fit(self, reference: Sample) -> Summary:
         """Return what batches are summarized by, such as bins; kept with the champion's version."""
@@ -193,8 +294,15 @@ class Monitor(Protocol):
         """Judge a window; alarm on quiet data with probability ``case.alpha`` at most."""
         ...
 
-    def report(self, case: Case, path: Path) -> bool:
-        """Write a page that explains an alarm to ``path`` (HTML); return whether there is one."""
+    def keep(self, case: Case) -> Summary:
+        """Return what is stored with the window for a page made later; nothing where there is nothing to draw."""
+        ...
+
+    def figures(self, fitted: Summary, kept: Summary) -> Sequence[Figure]:
+        """Return how columns lie in the reference and in a window, from what was fitted to one and kept of the other.
+
+        What was fitted is stored with the version, once something is kept of a window.
+        """
         ...
 
 
@@ -213,21 +321,17 @@ class OnDraw:
         """Return nothing."""
         return {}
 
+    def keep(self, case: Case) -> Summary:
+        """Store nothing with the window."""
+        return {}
 
-def case_of(
-    monitor: Monitor,
-    reference: Sample,
-    current: Sample,
-    alpha: float,
-    past: Sequence[Finding] = (),
-    metric: Metric | None = None,
-) -> Case:
-    """Lay a window that is at hand as a whole beside a reference.
+    def figures(self, fitted: Summary, kept: Summary) -> Sequence[Figure]:
+        """Draw nothing: the reasons say all."""
+        return ()
 
-    Parameters
-    ----------
-    metric
-        Without it accuracy, or in a regression the root mean squared error.
+
+def case_of(monitor: Monitor, reference: Sample, current: Sample, alpha: float, past: Sequence[Finding] = ()) -> Case:
+    """Lay a window that is at hand as a whole beside a reference; quality is accuracy, or the root of squared errors.
 
     Examples
     --------
@@ -236,8 +340,8 @@ def case_of(
     'fine'
     """
     fitted = monitor.fit(reference)
-    metric = metric or (Rmse() if reference.schema.task == "regression" else Accuracy())
-    return Case(fitted, monitor.summarize(fitted, current), reference, current, alpha, metric, tuple(past))
+    metric: Metric = Rmse() if current.schema.task == "regression" else Accuracy()
+    return Case(fitted, monitor.summarize(fitted, current), reference, current, alpha, tuple(past), metric)
 
 
 @dataclass(frozen=True)
@@ -260,10 +364,6 @@ class Never(OnDraw):
         """Find it fine."""
         return Finding(self.name, case.current.number, Answer.FINE)
 
-    def report(self, case: Case, path: Path) -> bool:
-        """Write nothing."""
-        return False
-
 
 @dataclass(frozen=True)
 class Always(OnDraw):
@@ -285,7 +385,3 @@ class Always(OnDraw):
     def check(self, case: Case) -> Finding:
         """Say what the settings say."""
         return Finding(self.name, case.current.number, self.answer, (f"the monitor 'always' says {self.answer}",))
-
-    def report(self, case: Case, path: Path) -> bool:
-        """Write nothing."""
-        return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,19 @@ import pandas as pd
 from trimtab import discover
 from trimtab.energy import Meter
 from trimtab.errors import PluginError, TrimtabError
-from trimtab.executor import Direct, Executor, Progress, Silent
+from trimtab.executor import Direct, Executor, Progress, Silent, Workers
 from trimtab.journal import Journal
 from trimtab.metric import Metric, choose
 from trimtab.monitor import Monitor, Summary
 from trimtab.registry import Registry
 from trimtab.runtime import Runtime, Setup, Target
 from trimtab.sampler import Sampler
+from trimtab.segments import BySegment
 from trimtab.serving import Serving
 from trimtab.settings import Project
 from trimtab.space import Space, converter
 from trimtab.technique import Trainer
-from trimtab.window import Source, Window, with_numbers
+from trimtab.window import Batches, Source, Window, with_numbers
 
 __all__ = ["Parts", "assemble"]
 
@@ -51,6 +52,11 @@ class Parts:
         Versions that are loaded in this process, by number, and runtimes that were made, by their words.
     fits
         What each monitor fitted to a version's reference, by the version's number and the monitor's name.
+    stored
+        Which of these this process has stored.
+    store
+        Folder of finished steps and of measurements that several runs of a project share; None: they are kept
+        in the project's home, and measurements for the round that they were taken in.
     """
 
     project: Project
@@ -68,11 +74,18 @@ class Parts:
     loaded: dict[int, Serving] = field(default_factory=dict)
     runtimes: dict[str, Runtime] = field(default_factory=dict)
     fits: dict[tuple[int, str], Summary] = field(default_factory=dict)
+    store: Path | None = None
+    stored: set[tuple[int, str]] = field(default_factory=set)
 
     @property
     def folder(self) -> Path:
         """The project's home."""
         return self.project.folder
+
+    @property
+    def steps(self) -> Path:
+        """Folder of the finished steps, by fingerprint."""
+        return (self.store or self.folder) / "steps"
 
     @property
     def comparisons(self) -> int:
@@ -159,10 +172,15 @@ def assemble(
         sampler=sampler_of(project, space),
         space=space,
         journal=journal,
-        executor=executor or Direct(),
+        executor=executor or Direct(workers=workers_of(project)),
         progress=progress or Silent(),
         runtimes=runtimes,
     )
+
+
+def workers_of(project: Project) -> Workers:
+    """Return what the parts of a large window are looked at by."""
+    return Workers(project.monitors.workers, project.monitors.pool)
 
 
 def source_of(project: Project, **instead: Any) -> Source:
@@ -190,22 +208,26 @@ def read(project: Project, source: Source, number: int, start: int) -> Window:
             f"source {project.source.kind!r} raised {type(error).__name__} on window {number}: {error}; "
             "mend the source, or name another source.kind"
         ) from error
-    window = dataclasses.replace(window, batches=functools.partial(_told, window, project.source.kind))
+    window = window.mapped(functools.partial(_told, kind=project.source.kind, number=number))
     if not getattr(source, "untyped", False):
         return window
     numeric = [name for name, feature in project.features.items() if feature.kind == "numeric"]
-    return window.mapped(lambda batch: with_numbers(batch, numeric))
+    return window.mapped(functools.partial(_with_numbers, names=numeric))
 
 
-def _told(window: Window, kind: str) -> Iterator[pd.DataFrame]:
+def _with_numbers(batches: Batches, names: Sequence[str]) -> Iterator[pd.DataFrame]:
+    return (with_numbers(batch, names) for batch in batches())
+
+
+def _told(batches: Batches, kind: str, number: int) -> Iterator[pd.DataFrame]:
     """Give a window's rows; what the source raises meanwhile is told as its own."""
     try:
-        yield from window.batches()
+        yield from batches()
     except TrimtabError:
         raise
     except Exception as error:  # as above
         raise PluginError(
-            f"source {kind!r} raised {type(error).__name__} on window {window.number}: {error}; "
+            f"source {kind!r} raised {type(error).__name__} on window {number}: {error}; "
             "mend the source, or name another source.kind"
         ) from error
 
@@ -267,7 +289,11 @@ def monitors_of(project: Project) -> tuple[Monitor, ...]:
     for name in settings.use:
         if name not in discover.installed("monitors"):
             discover.build("monitors", name, {}, "monitors.use")
-    return tuple(discover.build("monitors", name, settings.settings(name), f"monitors.{name}") for name in settings.use)
+    made: list[Monitor] = [
+        discover.build("monitors", name, settings.settings(name), f"monitors.{name}") for name in settings.use
+    ]
+    segments = project.data.segments
+    return tuple(BySegment(m, segments) if segments and m.statistical else m for m in made)
 
 
 def registry_of(project: Project) -> Registry:

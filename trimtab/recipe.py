@@ -184,7 +184,7 @@ class Kitchen:
         call
             Runs each step that is built, under a name.
         tell
-            Is told of each step as soon as it is built.
+            Is told of each step as soon as it is there, and whether it was built now (``fresh``).
         deadline
             Of :class:`~trimtab.technique.Job`; a step that is built already is taken however late it is.
 
@@ -203,8 +203,7 @@ class Kitchen:
         whole = model.digest == self.parent.digest
         for step, technique in zip(recipe.steps, techniques, strict=True):
             made = self._step(model, parent, step, technique, call, deadline)
-            if made.fresh:
-                tell({k: v for k, v in dataclasses.asdict(made).items() if k != "fresh"})
+            tell(dataclasses.asdict(made))
             built.append(made)
             model = Model.at(self.store / made.fingerprint / "model", technique.about.gives)
             if technique.about.gives == FLOAT:

@@ -44,13 +44,20 @@ class DatasetLog:
 
 @dataclass(frozen=True)
 class RoundLog:
-    """A round as it is logged: one run, found again by ``operation``."""
+    """A round as it is logged: one run, found again by ``operation``.
+
+    Parameters
+    ----------
+    reports
+        Pages about the windows that led to it, HTML files to keep with it.
+    """
 
     operation: str
     name: str
     tags: Mapping[str, str]
     params: Mapping[str, str]
     datasets: Sequence[DatasetLog] = ()
+    reports: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,8 @@ class Registry(Protocol):
 
     A version's *package* is a folder: ``model/`` (what serves), ``parent/`` (the float model it was
     cut from), ``schema.json``, ``reference.parquet``, ``recipe.json`` and ``fitted.npz`` (the groups
-    that it was trained on). An alias or a tag for an unknown version is an ArtifactError.
+    that it was trained on, and those of the reference's rows). An alias or a tag for an unknown version
+    is an ArtifactError.
     """
 
     name: ClassVar[str]

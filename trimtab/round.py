@@ -368,7 +368,7 @@ def _against_first(parts: Parts, context: Context, version: int) -> dict[str, fl
     new = champion.load(parts, version)
     bench = bench_of(parts, context, CHAMPION, loadable(parts, first))
     scores = parts.executor.call(
-        "benchmark against the first champion", bench.measure, "against-first", loadable(parts, new), CONFIDENCE
+        "benchmark against the first champion", bench.measure, loadable(parts, new), CONFIDENCE
     )
     speedup = scores.latency.speedup
     return {

@@ -83,6 +83,12 @@ class Prepared:
         with np.load(self.folder / "fitted.npz", allow_pickle=False) as file:
             return np.asarray(file["groups"])
 
+    @property
+    def reference_groups(self) -> npt.NDArray[np.uint64]:
+        """Group of each held-back row."""
+        with np.load(self.folder / "fitted.npz", allow_pickle=False) as file:
+            return np.asarray(file["reference"])
+
 
 def slug(operation: str) -> str:
     """Return an operation id as the name of a folder.
@@ -124,7 +130,9 @@ def _change(journal: Journal, closed: int) -> int | None:
     """Return the window in which what the monitors last said of the present champion's data began; None: nothing."""
     promotions = journal.promotions()
     found = journal.findings(promotions[-1].version) if promotions else []
-    alarms = sorted({f.window for tick, f in found if tick <= closed and f.answer in (Answer.MOVED, Answer.WORSE)})
+    quarantined = journal.quarantined()
+    telling = [f for tick, f in found if tick <= closed and f.window not in quarantined]
+    alarms = sorted({f.window for f in telling if f.answer in (Answer.MOVED, Answer.WORSE)})
     if not alarms:
         return None
     begins = [now for before, now in itertools.pairwise(alarms) if now - before > QUIET]
@@ -172,12 +180,11 @@ def _lay_down(parts: Parts, schema: Schema, windows: Selection, folder: Path) ->
     by_role[Role.TRAIN] = Rows.join([by_role[Role.TRAIN], *added])
     Data.write(folder / "data", by_role)
     held_back = frames[~np.isin(roles, FITTED) & ~leaked]
-    _thin(held_back, parts.project.data.reference_rows, parts.project.seed).pipe(_flat, schema).to_parquet(
-        folder / "reference.parquet", index=False
-    )
+    reference = _thin(held_back, parts.project.data.reference_rows, parts.project.seed)
+    reference.pipe(_flat, schema).to_parquet(folder / "reference.parquet", index=False)
     fitted = np.concatenate([by_role[role].groups for role in FITTED])
     groups = fitted if schema.group is not None else np.zeros(0, np.uint64)
-    np.savez(folder / "fitted.npz", groups=np.unique(groups))
+    np.savez(folder / "fitted.npz", groups=np.unique(groups), reference=rows.groups[reference.index])
     older, replayed = (len(part) for part in added)
     counts: dict[str, Any] = {str(role): len(r) for role, r in by_role.items()}
     counts |= {"leaked": int(leaked.sum()), "older": older, "replayed": replayed, "windows": [*windows.newest]}
@@ -192,7 +199,8 @@ def _gather(parts: Parts, schema: Schema, numbers: Sequence[int]) -> tuple[pd.Da
 
 def _labelled(parts: Parts, schema: Schema, window: Window) -> tuple[pd.DataFrame, Rows, npt.NDArray[np.str_]]:
     data = parts.project.data
-    keys = group_keys(window.frame, schema, data.block, window.span.start)
+    places = window.span.start + np.arange(len(window.frame))
+    keys = group_keys(window.frame, schema, data.block, places)
     roles, groups = assign(keys, data.split.shares, parts.split_key)
     labels = schema.encode_labels(window.frame)
     have = arrived(labels)
@@ -254,7 +262,7 @@ def golden_rows(project: Project, schema: Schema, split_key: str) -> Rows | None
         frame = source.read(1, 0).frame
     except DataError as error:
         raise DataError(f"data.golden: {error}") from error
-    keys = group_keys(frame, schema, None, 0)
+    keys = group_keys(frame, schema, None, np.arange(len(frame)))
     roles, groups = assign(keys, project.data.split.shares, split_key)
     keep = ~np.isin(roles, FITTED) if schema.group is not None else np.ones(len(frame), dtype=bool)
     labels = schema.encode_labels(frame)

@@ -103,13 +103,19 @@ class WindowSettings(Section):
         Instant or row at which window 1 begins; rows before it train the first champion.
         Without it that is one window after the first row.
     label_delay
-        Windows that pass until a window's labels are used. Labels that are missing by then count
-        whenever they come.
+        Windows that pass until a window's labels are used.
+    label_patience
+        Windows after these in which labels that were missing still count when they come.
+    per_year
+        Windows in a year, from which rates per year follow; without it, as many as fit, and 52 where
+        windows are counted by rows.
     """
 
     every: Annotated[str | int, BeforeValidator(_every)]
     start: str | int | None = None
     label_delay: Windows = 0
+    label_patience: Windows = 8
+    per_year: float | None = Field(default=None, gt=0)
 
     @field_validator("start", mode="before")
     @classmethod
@@ -202,7 +208,8 @@ class DataSettings(Section):
     split
         Shares of the roles.
     segments
-        Columns of whose every value quality is judged by itself, where ``gate.max_segment_drop`` is set.
+        Columns by whose values the monitors also look at rows apart; with ``gate.max_segment_drop`` the gate
+        judges quality by them too.
     golden
         File of rows (same columns) that must never be forgotten; ``gate.keep`` judges it.
     reference_rows
@@ -256,6 +263,11 @@ class MonitorsSettings(Section):
     rows
         Most rows of a window that the champion answers for its monitors, and that are looked at together;
         a larger window is drawn from. Counts and columns are of all rows.
+    workers
+        Parts of a large window that are looked at at the same time; what is found does not depend on it.
+    pool
+        What they are: ``threads``, or ``processes``, which take seconds to start and each the memory of its
+        libraries, and then wait for each other less.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -263,12 +275,14 @@ class MonitorsSettings(Section):
     use: tuple[str, ...] = ("integrity", "evidently.drift", "performance")
     false_alarms: float = Field(default=0.05, gt=0, lt=1)
     rows: int = Field(default=50_000, ge=1000)
+    workers: int = Field(default=1, ge=1)
+    pool: Literal["threads", "processes"] = "threads"
 
     @model_validator(mode="after")
     def _extras_are_monitors(self) -> MonitorsSettings:
         for key, value in (self.model_extra or {}).items():
             if key not in self.use:
-                known = [*self.use, "use", "false_alarms", "rows"]
+                known = [*self.use, *type(self).model_fields]
                 raise ValueError(f"unknown key {key!r}; neither a setting nor a monitor in use.{nearest(key, known)}")
             if not isinstance(value, Mapping | None):
                 raise ValueError(f"{key}: a monitor's settings are a mapping, such as {key}: {{}}; got {value!r}")
@@ -363,12 +377,16 @@ class BenchmarkSettings(Section):
         Of timing for each candidate that is judged; a first look takes less than a third of it.
     memory
         Whether the peak memory is measured, in a process of its own for each.
+    again
+        Time (``30d``, ``8 windows``) after which the champion is timed again, where ``trigger.on`` names
+        ``slower``.
     energy
         Meter of energy, carbon and cost; None: they are not measured.
     """
 
     seconds: float = Field(default=2.0, gt=0)
     memory: bool = True
+    again: str = Field(default="30d", pattern=r"^[1-9]\d*(d| windows?)$")
     energy: EnergySettings | None = None
 
 

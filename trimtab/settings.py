@@ -21,6 +21,7 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from trimtab.errors import SettingsError, nearest
+from trimtab.files import duration
 from trimtab.gate import Gate
 from trimtab.runtime import CHAMPION, Target
 from trimtab.sections import (
@@ -40,6 +41,7 @@ from trimtab.window import Feature
 __all__ = ["Project"]
 
 ENVIRONMENT_PREFIX = "TRIMTAB_"
+WEEKS = 52.0
 
 
 class Project(BaseSettings):
@@ -130,6 +132,14 @@ class Project(BaseSettings):
     def registry_url(self) -> str:
         """Where the registry is."""
         return self.registry.url or f"sqlite:///{(self.folder / 'mlflow.db').absolute()}"
+
+    @property
+    def windows_per_year(self) -> float:
+        """Windows in a year."""
+        every = self.window.every
+        if self.window.per_year is not None:
+            return self.window.per_year
+        return duration("1461d") / 4 / duration(every) if isinstance(every, str) else WEEKS
 
     @property
     def sealed(self) -> dict[str, Any]:

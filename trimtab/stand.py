@@ -118,9 +118,15 @@ def _answering_seconds(context: Context) -> float:
 
 def bench_of(parts: Parts, context: Context, alias: str, beside: Loadable) -> Bench:
     """Return what measures models on a target beside another, on the round's rows."""
-    settings = parts.project.benchmark
+    settings, asked = parts.project.benchmark, context.asked.operation
+
+    def tell(name: str, seconds: float) -> None:
+        told = {"round": asked, "what": name, "seconds": seconds}
+        parts.journal.record("measured", told, f"measured:{asked}:{alias}:{name}")
+
+    own = parts.folder / "rounds" / rows.slug(asked) / "evidence"
     return Bench(
-        folder=parts.folder / "rounds" / rows.slug(context.asked.operation) / "evidence" / alias,
+        folder=(own if parts.store is None else parts.store / "evidence") / alias,
         target=parts.project.aliases[alias],
         champion=beside,
         data=context.prepared.data,
@@ -131,6 +137,7 @@ def bench_of(parts: Parts, context: Context, alias: str, beside: Loadable) -> Be
         seconds=settings.seconds,
         factory=parts.project.model.settings.get("factory"),
         seed=parts.project.seed,
+        tell=tell,
     )
 
 
@@ -148,7 +155,7 @@ def kitchen(parts: Parts, stand: Stand) -> Kitchen:
         serving.lean,
         stand.context.prepared.data,
         serving.schema,
-        parts.folder / "steps",
+        parts.steps,
         parts.project.seed,
         parts.project.optimize.threads,
         parts.project.model.settings.get("factory"),

@@ -14,7 +14,7 @@ from trimtab.monitor import Answer, Finding
 from trimtab.registry import CHALLENGER, PREVIOUS, Registry, beside
 from trimtab.runtime import CHAMPION
 
-__all__ = ["describe", "gained", "mean_quality", "window_rows"]
+__all__ = ["describe", "gained", "mean_quality", "seconds_by_round", "waiting", "window_rows"]
 
 
 def describe(journal: Journal, registry: Registry | None) -> dict[str, Any]:
@@ -26,10 +26,12 @@ def describe(journal: Journal, registry: Registry | None) -> dict[str, Any]:
         Asked for aliases and versions; a silent one is told as ``registry_up: false``.
     """
     promotions, rounds = journal.promotions(), [r for r in journal.rounds() if r.cause != "first"]
+    asked = waiting(journal)
     return {
         "project": journal.project,
         "metric": _metric(journal),
-        "state": state(rounds, bool(promotions)),
+        "state": state(rounds, bool(promotions), asked is not None),
+        "waiting": asked,
         "champion": promotions[-1].version if promotions else None,
         "epoch": max((p.epoch for p in journal.promotions(None)), default=0),
         "windows": window_rows(journal),
@@ -58,12 +60,26 @@ def _targets(promotions: Sequence[Promotion]) -> dict[str, int]:
     return {p.alias: p.version for p in promotions}
 
 
-def state(rounds: Sequence[Round], begun: bool) -> str:
-    """Return ``new``, ``optimizing``, ``serving``, or ``degraded``: the champion is worse and nothing won."""
+def waiting(journal: Journal) -> str | None:
+    """Return what a person is asked for since the same is broken in window after window; None: nothing is."""
+    windows = journal.windows()
+    if not windows or windows[-1].number not in journal.quarantined():
+        return None
+    records = [detail for _, _, detail in journal.records("quarantine") if detail["window"] == windows[-1].number]
+    return next((str(detail["reasons"][0]) for detail in records if detail.get("asks")), None)
+
+
+def state(rounds: Sequence[Round], begun: bool, waiting: bool = False) -> str:
+    """Return ``new``, ``optimizing``, ``serving``, ``degraded``, or ``waiting`` for a person.
+
+    Degraded: the champion is worse and nothing won.
+    """
     if any(r.state != "closed" for r in rounds):
         return "optimizing"
     if degraded(rounds):
         return "degraded"
+    if waiting:
+        return "waiting"
     return "serving" if begun else "new"
 
 
@@ -109,6 +125,7 @@ def window_rows(journal: Journal) -> list[dict[str, Any]]:
     for tick, finding in journal.findings():
         found.setdefault(tick, []).append(finding)
     qualities = {(q.window, q.version): q for q in journal.qualities()}
+    released = journal.released()
     rows = []
     for w in journal.windows():
         quality = qualities.get((w.number, w.champion or 0))
@@ -122,6 +139,7 @@ def window_rows(journal: Journal) -> list[dict[str, Any]]:
                 "findings": [f.to_json() for f in found.get(w.number, [])],
                 "decision": w.action.value if w.action is not None else None,
                 "reasons": list(w.reasons),
+                "released": released.get(w.number),
                 "champion": w.champion,
                 "quality": None if quality is None or not quality.told else quality.value,
                 "labelled_rows": 0 if quality is None else quality.rows,
@@ -134,7 +152,7 @@ def window_rows(journal: Journal) -> list[dict[str, Any]]:
 def _worst(findings: Sequence[Finding]) -> str:
     """Return the worst answer; ``unknown`` of one monitor does not hide that the others are fine."""
     answers = {f.answer for f in findings}
-    order = (Answer.BROKEN, Answer.WORSE, Answer.MOVED, Answer.FINE, Answer.UNKNOWN)
+    order = (Answer.BROKEN, Answer.WORSE, Answer.SLOWER, Answer.MOVED, Answer.FINE, Answer.UNKNOWN)
     return next((a.value for a in order if a in answers), Answer.UNKNOWN.value)
 
 
@@ -178,6 +196,15 @@ def gained(journal: Journal) -> Mapping[str, Any] | None:
         "quality_after": _mean(told[last]),
         **(asked.detail.get("against_first", {}) if asked is not None else {}),
     }
+
+
+def seconds_by_round(journal: Journal) -> dict[str, float]:
+    """Return the seconds of building and measuring that each round took, by its operation."""
+    spent: dict[str, float] = {}
+    for kind in ("step", "measured"):
+        for _, _, detail in journal.records(kind):
+            spent[detail["round"]] = spent.get(detail["round"], 0.0) + float(detail["seconds"])
+    return spent
 
 
 def _mean(qualities: Sequence[Quality]) -> float | None:

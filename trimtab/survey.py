@@ -1,7 +1,8 @@
-"""Looking at a window batch by batch: what monitors keep of all its rows, and a draw of them for what needs rows."""
+"""Looking at a window part by part: what monitors keep of all its rows, and a draw of them for what needs rows."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,11 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from trimtab.monitor import Monitor, Sample, Summary
-from trimtab.window import Schema, stacked
+from trimtab.window import Partition, Schema, stacked
 
 __all__ = ["Draw", "Survey", "survey"]
 
-Keep = Callable[[pd.DataFrame, int], npt.NDArray[np.bool_]]
+Keep = Callable[[pd.DataFrame, npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Draw:
     """
 
     most: int
-    _parts: list[tuple[npt.NDArray[np.uint64], pd.DataFrame]] = field(default_factory=list)
+    _parts: list[tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64], pd.DataFrame]] = field(default_factory=list)
     _limit: np.uint64 = field(default_factory=lambda: np.uint64(2**64 - 1))
 
     def add(self, batch: pd.DataFrame, places: npt.NDArray[np.int64]) -> None:
@@ -48,23 +49,38 @@ class Draw:
         numbers = _mixed(places.astype(np.uint64))
         low = numbers <= self._limit
         if low.any() or not self._parts:
-            self._parts.append((numbers[low], batch[low]))
-        if sum(len(n) for n, _ in self._parts) > 2 * self.most:
+            self._parts.append((numbers[low], places[low], batch[low]))
+        if sum(len(n) for n, *_ in self._parts) > 2 * self.most:
+            self._prune()
+
+    def join(self, other: Draw) -> None:
+        """Take what another drew of other rows of the same window."""
+        self._parts += other._parts
+        self._limit = min(self._limit, other._limit)
+        if sum(len(n) for n, *_ in self._parts) > 2 * self.most:
             self._prune()
 
     def _prune(self) -> None:
         if not self._parts:
             return
-        every = np.concatenate([n for n, _ in self._parts])
+        every = np.concatenate([n for n, *_ in self._parts])
         if len(every) > self.most:
             self._limit = np.partition(every, self.most - 1)[self.most - 1]
-            self._parts = [(n[n <= self._limit], frame[n <= self._limit]) for n, frame in self._parts]
+            low = [n <= self._limit for n, *_ in self._parts]
+            kept = zip(low, self._parts, strict=True)
+            self._parts = [(numbers[i], places[i], frame[i]) for i, (numbers, places, frame) in kept]
 
     @property
     def frame(self) -> pd.DataFrame:
         """The rows, in their order."""
         self._prune()
-        return stacked([frame for _, frame in self._parts])
+        return stacked([frame for *_, frame in self._parts])
+
+    @property
+    def places(self) -> npt.NDArray[np.int64]:
+        """Their places, int64 ``[rows]``."""
+        self._prune()
+        return np.concatenate([np.zeros(0, dtype=np.int64), *(places for _, places, _ in self._parts)])
 
 
 def _mixed(places: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -85,6 +101,8 @@ class Survey:
         How many there are.
     frame
         A draw of them.
+    places
+        Where in the window the drawn rows are, int64 ``[rows]``.
     seen
         What each monitor kept, by name.
     failed
@@ -93,45 +111,116 @@ class Survey:
 
     rows: int
     frame: pd.DataFrame
+    places: npt.NDArray[np.int64]
     seen: dict[str, Summary]
     failed: dict[str, Exception]
 
 
+@dataclass
+class Piece:
+    """What a look at one partition left; ``draw``, ``seen`` and ``failed`` as in :class:`Survey`."""
+
+    rows: int
+    draw: Draw
+    seen: dict[str, Summary]
+    failed: dict[str, Exception]
+
+
+@dataclass(frozen=True)
+class Surveyor:
+    """Looks at partitions of a window; it can be pickled where the monitors and what they fitted can be.
+
+    Parameters
+    ----------
+    schema
+        Of the rows.
+    number
+        Of the window.
+    monitors, most, keep
+        As :func:`survey` is given them.
+    """
+
+    schema: Schema
+    number: int
+    monitors: Sequence[tuple[Monitor, Summary]]
+    most: int
+    keep: Keep | None
+
+    def __call__(self, partition: Partition) -> Piece:
+        """Look at every row of a partition once."""
+        piece = Piece(0, Draw(self.most), {}, {})
+        for whole in partition.batches():
+            places = partition.first + piece.rows + np.arange(len(whole))
+            kept = np.ones(len(whole), dtype=bool) if self.keep is None else self.keep(whole, places)
+            batch = whole if kept.all() else whole[kept]
+            piece.draw.add(batch, places[kept])
+            sample = Sample(self.schema, batch, self.number)
+            for monitor, fitted in (m for m in self.monitors if m[0].name not in piece.failed):
+                try:
+                    _add(piece, monitor, fitted, monitor.summarize(fitted, sample))
+                except Exception as error:  # a plugin may raise anything, and the other monitors must still look
+                    piece.failed[monitor.name] = _portable(error)
+            piece.rows += len(whole)
+        return piece
+
+    def join(self, one: Piece, other: Piece) -> None:
+        """Add a partition's piece to that of the partitions before it."""
+        one.rows += other.rows
+        one.draw.join(other.draw)
+        one.failed = {**other.failed, **one.failed}
+        for monitor, fitted in (m for m in self.monitors if m[0].name in other.seen and m[0].name not in one.failed):
+            try:
+                _add(one, monitor, fitted, other.seen[monitor.name])
+            except Exception as error:  # as above
+                one.failed[monitor.name] = error
+
+
+def _add(piece: Piece, monitor: Monitor, fitted: Summary, summary: Summary) -> None:
+    before = piece.seen.get(monitor.name)
+    piece.seen[monitor.name] = summary if before is None else monitor.add(fitted, before, summary)
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error that another process can be sent: itself, or where it cannot be pickled what it says."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 (it was pickled in this line)
+    except Exception:  # a stranger's error may need arguments that it does not keep
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+Each = Callable[[Callable[[Partition], Piece], Sequence[Partition]], Iterable[Piece]]
+
+
 def survey(
-    batches: Iterable[pd.DataFrame],
+    partitions: Sequence[Partition],
     schema: Schema,
     number: int,
     monitors: Sequence[tuple[Monitor, Summary]],
     most: int,
     keep: Keep | None = None,
+    each: Each = map,
 ) -> Survey:
     """Look at every row of a window once.
 
+    What partitions left is joined in their order, so that nothing depends on who looked at them when.
+
     Parameters
     ----------
-    batches
+    partitions
         Its rows, in order.
     monitors
         With what each fitted to the reference.
     most
         Rows to draw.
     keep
-        Tells which rows of a batch are to be looked at, by the batch and the place of its first row.
+        Tells which rows of a batch are to be looked at, by the batch and their places in the window.
+    each
+        Runs the look at each partition, and gives what it left in their order.
     """
-    draw, rows = Draw(most), 0
-    seen: dict[str, Summary] = {}
-    failed: dict[str, Exception] = {}
-    for whole in batches:
-        kept = np.ones(len(whole), dtype=bool) if keep is None else keep(whole, rows)
-        batch = whole if kept.all() else whole[kept]
-        draw.add(batch, rows + np.flatnonzero(kept))
-        sample = Sample(schema, batch, number)
-        for monitor, fitted in (m for m in monitors if m[0].name not in failed):
-            try:
-                summary = monitor.summarize(fitted, sample)
-                before = seen.get(monitor.name)
-                seen[monitor.name] = summary if before is None else monitor.add(fitted, before, summary)
-            except Exception as error:  # a plugin may raise anything, and the other monitors must still look
-                failed[monitor.name] = error
-        rows += len(whole)
-    return Survey(rows, draw.frame, {n: summary for n, summary in seen.items() if n not in failed}, failed)
+    surveyor = Surveyor(schema, number, monitors, most, keep)
+    whole = Piece(0, Draw(most), {}, {})
+    for piece in each(surveyor, partitions):
+        surveyor.join(whole, piece)
+    seen = {name: summary for name, summary in whole.seen.items() if name not in whole.failed}
+    return Survey(whole.rows, whole.draw.frame, whole.draw.places, seen, whole.failed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trimtab.window import Batches
+
 __all__ = ["LARGE", "CsvFile", "HeldFile", "ParquetFile", "TableFile", "open_csv", "open_parquet"]
 
 Int64s = npt.NDArray[np.int64]
 
 BATCH = 1 << 17
+PIECE = 1 << 20
+"""Rows of a Parquet file that are one piece, rounded up to whole row groups."""
 LARGE = 1 << 26
 """Bytes of a file beyond which it is read a part at a time, and again for each window."""
 
@@ -70,6 +74,10 @@ class TableFile(ABC):
     def rows(self, first: int, end: int) -> Iterator[pd.DataFrame]:
         """Yield the rows numbered ``first`` to ``end`` (excluded), a batch at a time; at least one, maybe empty."""
 
+    def pieces(self, first: int, end: int) -> Iterator[tuple[int, Batches]]:
+        """Yield the same rows in pieces that can be read each by itself, each with the number of its first row."""
+        yield first, partial(self.rows, first, end)
+
 
 @dataclass(frozen=True)
 class HeldFile(TableFile):
@@ -95,6 +103,10 @@ class HeldFile(TableFile):
     def rows(self, first: int, end: int) -> Iterator[pd.DataFrame]:
         """Yield the rows at once."""
         yield self.frame.iloc[first:end]
+
+    def pieces(self, first: int, end: int) -> Iterator[tuple[int, Batches]]:
+        """Yield one piece, without the rows around it: another process is not to be sent those."""
+        yield first, partial(HeldFile(self.path, self.frame.iloc[first:end]).rows, 0, end - first)
 
 
 def without_index(frame: pd.DataFrame) -> pd.DataFrame:
@@ -230,6 +242,16 @@ class ParquetFile(TableFile):
                 place += batch.num_rows
                 if low < high:
                     yield unnested(pa.Table.from_batches([batch.slice(low, high - low)]))
+
+    def pieces(self, first: int, end: int) -> Iterator[tuple[int, Batches]]:
+        """Yield pieces of whole row groups, but for the first and the last; they depend on these rows alone."""
+        place, file = first, ParquetFile(self.path)  # without what this one has looked up, which would be sent along
+        for bound in (int(group) for group in self._groups if group > first):
+            if bound - place >= PIECE or bound >= end:
+                yield place, partial(file.rows, place, min(bound, end))
+                place = bound
+            if bound >= end:
+                return
 
 
 def unnested(table: pa.Table) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Base(DeclarativeBase):
@@ -49,6 +49,7 @@ class WindowRow(Base):
     labelled: Mapped[bool] = mapped_column(default=False)
     action: Mapped[str | None] = mapped_column(String(20))
     reasons: Mapped[list[Any]]
+    weighed: Mapped[dict[str, Any]]
     seconds: Mapped[float] = mapped_column(default=0.0)
     at: Mapped[str] = mapped_column(String(40))
 
@@ -64,6 +65,17 @@ class FindingRow(Base):
     tick: Mapped[int]
     answer: Mapped[str] = mapped_column(String(20))
     finding: Mapped[dict[str, Any]]
+    at: Mapped[str] = mapped_column(String(40))
+
+
+class LabelRow(Base):
+    """How many labels of a window were there when they were last judged."""
+
+    __tablename__ = "labels"
+    project: Mapped[str] = mapped_column(ForeignKey("projects.name"), primary_key=True)
+    window: Mapped[int] = mapped_column(primary_key=True)
+    rows: Mapped[int]
+    complete: Mapped[bool]
     at: Mapped[str] = mapped_column(String(40))
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Literal
+from math import comb
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from trimtab.monitor import Answer, Finding
 
-__all__ = ["Action", "Decision", "Trigger"]
+__all__ = ["Acknowledged", "Action", "Budget", "Decision", "State", "Trigger", "windows_in"]
+
+DAYS_PER_YEAR = 365.25
+MONTHS_PER_YEAR = 12
 
 
 class Action(StrEnum):
@@ -37,13 +42,87 @@ class Decision:
     reasons
         In words and numbers, from the findings.
     cause
-        ``worse`` or ``moved`` where a round starts.
+        What starts a round, in the words of ``trigger.on``: ``worse``, ``slower``, ``moved``, ``rows`` or
+        ``every``; ``estimated`` where it is not known but estimated that the champion is worse; None where
+        none starts.
+    weighed
+        What the decision was made from beside the findings, as JSON values.
+    asks
+        Whether it takes a person to go on: the same was broken in window after window.
     """
 
     window: int
     action: Action
     reasons: tuple[str, ...] = ()
     cause: str | None = None
+    weighed: Mapping[str, Any] = field(default_factory=dict)
+    asks: bool = False
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """An alarm of which a person said that it is expected.
+
+    Parameters
+    ----------
+    monitor
+        Which monitor's.
+    statistic
+        Which of its statistics; None: every alarm of the monitor.
+    expected
+        Why, in the person's words.
+    until
+        The last window for which it holds.
+    who
+        Who said so.
+    """
+
+    monitor: str
+    statistic: str | None
+    expected: str
+    until: int
+    who: str
+
+    def quiets(self, finding: Finding) -> frozenset[str] | None:
+        """Return which of a finding's alarms it quiets; None: all of it."""
+        if finding.monitor != self.monitor or finding.window > self.until:
+            return frozenset()
+        if self.statistic is None:
+            return None
+        return frozenset({self.statistic} & {*finding.alarms})
+
+
+@dataclass(frozen=True)
+class State:
+    """What a decision depends on beside the findings; times are counted in windows.
+
+    Parameters
+    ----------
+    rounds
+        The window after which each round ran, and the minutes that it took, oldest first.
+    per_year
+        Windows in a year.
+    labelled_rows
+        Rows whose labels came since the last round.
+    importance
+        Share of each feature in what the champion answers; they sum to 1. Empty: not known.
+    tried
+        Statistics that had moved when a round found nothing better for it, under the present champion.
+    acknowledged
+        What a person said to be expected.
+    """
+
+    rounds: tuple[tuple[int, float], ...] = ()
+    per_year: float = 52.0
+    labelled_rows: int = 0
+    importance: Mapping[str, float] = field(default_factory=dict)
+    tried: frozenset[str] = frozenset()
+    acknowledged: tuple[Acknowledged, ...] = ()
+
+    @property
+    def last(self) -> int | None:
+        """The window after which the last round ran."""
+        return max((window for window, _ in self.rounds), default=None)
 
 
 def _confirm(value: object) -> object:
@@ -56,9 +135,60 @@ def _confirm(value: object) -> object:
     return m, k
 
 
-def _cooldown(value: object) -> object:
+def _windows(value: object) -> object:
     match = re.fullmatch(r"(\d+)\s+windows?", str(value).strip())
     return int(match.group(1)) if match else value
+
+
+CAUSE = re.compile(r"worse|moved|slower|rows [1-9]\d*|every [1-9]\d*(d| windows?)")
+
+
+def _cause(value: object) -> object:
+    words = " ".join(str(value).split())
+    if CAUSE.fullmatch(words) is None:
+        raise ValueError(
+            f"{value!r} is no cause of a round; there are worse, moved, slower, rows 10000, every 30d, every 8 windows"
+        )
+    return words
+
+
+def windows_in(words: str, per_year: float) -> float:
+    """Return how many windows a length of time is, such as ``30d`` or ``8 windows``.
+
+    Examples
+    --------
+    >>> windows_in("8 windows", 52.18), round(windows_in("30d", 52.18), 2)
+    (8.0, 4.29)
+    """
+    count, unit = re.fullmatch(r"(\d+)\s*(d|windows?)", words).groups()  # type: ignore[union-attr]
+    return float(count) * (per_year / DAYS_PER_YEAR if unit == "d" else 1.0)
+
+
+class Budget(BaseModel):
+    """What rounds may take in any month.
+
+    Parameters
+    ----------
+    rounds
+        Most of them.
+    minutes
+        Most minutes that they take together, after which no other starts.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rounds: int | None = Field(default=None, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+
+    def spent(self, window: int, state: State) -> str | None:
+        """Say what is spent of it, where nothing is left; else None."""
+        month = state.per_year / MONTHS_PER_YEAR
+        taken = [minutes for ran, minutes in state.rounds if window - ran < month]
+        if self.rounds is not None and len(taken) >= self.rounds:
+            return f"{len(taken)} of {self.rounds} rounds of the month (setting trigger.budget.rounds)"
+        if self.minutes is not None and sum(taken) >= self.minutes:
+            return f"{sum(taken):.0f} of {self.minutes:g} minutes of the month (setting trigger.budget.minutes)"
+        return None
 
 
 class Trigger(BaseModel):
@@ -67,29 +197,49 @@ class Trigger(BaseModel):
     Parameters
     ----------
     on
-        Answers that start a round: ``worse`` at once, ``moved`` when confirmed.
+        What starts a round. ``worse``: labels say that the champion got worse; at once. ``moved``: the
+        data moved in what matters; when confirmed, and by windows alone whose labels have not said that all
+        is well (where ``worse`` is named too). ``slower``: the champion takes longer than when it was
+        promoted. ``rows 10000``: so many rows were labelled since the last round. ``every 30d`` (or
+        ``every 8 windows``): so long after the last one.
     confirm
-        ``m of k``: ``moved`` counts when m of the last k windows moved.
+        ``m of k``: ``moved``, and ``worse`` where it is an estimate without labels, count when m of the
+        last k windows say so.
+    importance
+        Least share of what the champion answers that hangs on the columns that moved (0 to 1), for
+        ``moved`` to start a round. What says how columns belong together counts as all of it.
+    false_rounds
+        Rounds without a cause that are put up with, per year; half for ``worse``, half for ``moved``.
     cooldown
-        Windows after that of a round in which no other round starts.
+        Windows after that of a round in which no other round starts: a new champion shows what it can
+        on more than one window.
+    budget
+        Rounds and minutes of any month.
+    ask_after
+        Windows in a row that are quarantined for the same column until a person is asked: what comes again
+        and again is no accident, and without sound windows the model is not watched.
 
     Examples
     --------
     >>> moved = Finding("drift", 5, Answer.MOVED, ("column a moved",))
-    >>> Trigger().decide(5, [moved], None).action.value
+    >>> Trigger().decide(5, [moved]).action.value
     'alert'
     >>> worse = Finding("performance", 5, Answer.WORSE, ("accuracy 0.60, was 0.98",))
-    >>> Trigger().decide(6, [moved, worse], None).action.value
+    >>> Trigger().decide(6, [moved, worse]).action.value
     'optimize'
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    on: tuple[Literal["worse", "moved"], ...] = ("worse", "moved")
+    on: tuple[Annotated[str, BeforeValidator(_cause)], ...] = ("worse", "moved")
     confirm: Annotated[tuple[int, int], BeforeValidator(_confirm)] = (2, 3)
-    cooldown: Annotated[int, BeforeValidator(_cooldown), Field(ge=0)] = 1
+    importance: float = Field(default=0.05, ge=0, le=1)
+    false_rounds: float = Field(default=1.0, gt=0)
+    cooldown: Annotated[int, BeforeValidator(_windows), Field(ge=0)] = 2
+    budget: Budget = Budget()
+    ask_after: Annotated[int, BeforeValidator(_windows), Field(ge=1)] = 3
 
-    def decide(self, window: int, findings: Iterable[Finding], last_round: int | None) -> Decision:
+    def decide(self, window: int, findings: Iterable[Finding], state: State | None = None) -> Decision:
         """Decide what is done now that ``window`` has closed.
 
         Parameters
@@ -98,35 +248,195 @@ class Trigger(BaseModel):
             The window that closed.
         findings
             Everything found under the current champion that has not yet led to a round, about this
-            window and earlier ones (labels come late).
-        last_round
-            The window after which the last round ran, or None.
+            window and earlier ones (labels come late); of a quarantined window only what is broken, of a
+            released one all but that.
+        state
+            What else counts.
         """
+        state = state or State()
         found = list(findings)
         broken = [f for f in found if f.answer is Answer.BROKEN and f.window == window]
         if broken:
-            return Decision(window, Action.QUARANTINE, _reasons(broken))
-        worse = _standing(found)
-        moved = [f for f in found if f.answer is Answer.MOVED and f.window > window - self.confirm[1]]
-        confirmed = len({f.window for f in moved}) >= self.confirm[0]
-        causes = [*(worse if "worse" in self.on else []), *(moved if "moved" in self.on and confirmed else [])]
-        if causes and last_round is not None and window - last_round <= self.cooldown:
-            cooling = f"cooling down: the last round ran after window {last_round}, cooldown {self.cooldown}"
-            return Decision(window, Action.ALERT, (cooling, *_reasons(causes)))
+            again = _again(found, window, self.ask_after)
+            return Decision(window, Action.QUARANTINE, (*again, *_reasons(broken)), asks=bool(again))
+        heard = _Heard.of(found, state)
+        causes, waiting, weighed = self._causes(window, heard, state)
+        reasons = tuple(r for _, told in causes for r in told)
+        if causes and (held := self._held(window, state)):
+            return Decision(window, Action.ALERT, (held, *reasons), None, weighed)
         if causes:
-            cause = Answer.WORSE if causes[0] in worse else Answer.MOVED
-            return Decision(window, Action.OPTIMIZE, _reasons(causes), cause.value)
-        now = [f for f in (*worse, *moved) if f.window == window or f in worse]
-        if now:
-            waits = ("waiting for labels, or for the drift to be confirmed",) if moved else ()
-            return Decision(window, Action.ALERT, (*_reasons(now), *waits))
-        return Decision(window, Action.IGNORE, ())
+            return Decision(window, Action.OPTIMIZE, reasons, causes[0][0], weighed)
+        if waiting:
+            return Decision(window, Action.ALERT, waiting, None, weighed)
+        return Decision(window, Action.IGNORE, heard.quieted if any(heard.quieted) else (), None, weighed)
+
+    def _causes(
+        self, window: int, heard: _Heard, state: State
+    ) -> tuple[list[tuple[str, tuple[str, ...]]], tuple[str, ...], dict[str, Any]]:
+        """Return what starts a round with its reasons, what only alerts, and what was weighed."""
+        worse = _standing(heard.findings, estimated=False)
+        recent = [f for f in heard.findings if f.window > window - self.confirm[1]]
+        guessed = self._confirmed([f for f in _standing(heard.findings, estimated=True) if f in recent])
+        moved = [f for f in recent if f.answer is Answer.MOVED]
+        slower = [f for f in recent if f.answer is Answer.SLOWER and f.window == window]
+        level = self.level(state.per_year)
+        well = _well(recent) if "worse" in self.on else set()
+        certain = [f for f in moved if f.window not in well and (f.p is None or f.p <= level)]
+        weight = max((_weight(f, state.importance) for f in certain), default=0.0)
+        news = [f for f in certain if not f.alarms or not {*f.alarms} <= state.tried]
+        counted = self._confirmed(news) if weight >= self.importance else []
+        spoken = [
+            ("worse", "worse", worse),
+            ("worse", "estimated", guessed),
+            ("slower", "slower", slower),
+            ("moved", "moved", counted),
+        ]
+        causes = [(cause, _reasons(told)) for named, cause, told in spoken if named in self.on and told]
+        causes += self._due(window, state)
+        weighed = {"level": level, "importance": weight, "per_year": state.per_year, "last_round": state.last}
+        alarmed = [f for f in heard.findings if f.answer is Answer.WORSE or f in moved or f in slower]
+        now = [f for f in alarmed if f.window == window or f in worse]
+        if not now:
+            return causes, (), weighed
+        waits = self._waits([f for f in moved if f.window not in well], certain, news, weight, level) if moved else ()
+        return causes, (*_reasons(now), *waits, *heard.quieted), weighed
+
+    def _confirmed(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Return findings where windows enough say so; else none."""
+        return [*findings] if len({f.window for f in findings}) >= self.confirm[0] else []
+
+    def _waits(
+        self, moved: Sequence[Finding], certain: Sequence[Finding], news: Sequence[Finding], weight: float, level: float
+    ) -> tuple[str, ...]:
+        """Say why what moved starts no round."""
+        if not moved:
+            return ("no round: its labels say that all is well",)
+        if not certain:
+            allowed = f"trigger.false_rounds allows {self.false_rounds:g} rounds without cause a year"
+            return (f"no round: p is above {level:.1e}, and {allowed}",)
+        if weight < self.importance:
+            least = f"trigger.importance is {self.importance:g}"
+            return (f"no round: {weight:.3f} of the champion's answers hang on it, and {least}",)
+        if not news:
+            return ("no round: one was run for it, and nothing better was found",)
+        return ("waiting for labels, or for the drift to be confirmed",)
+
+    def _due(self, window: int, state: State) -> list[tuple[str, tuple[str, ...]]]:
+        """Return the causes that only count."""
+        found: list[tuple[str, tuple[str, ...]]] = []
+        for cause in self.on:
+            kind, _, words = cause.partition(" ")
+            since = window - (state.last or 0)
+            if kind == "rows" and state.labelled_rows >= int(words):
+                found.append((kind, (f"{state.labelled_rows} rows were labelled since the last round ({cause})",)))
+            elif kind == "every" and since >= windows_in(words, state.per_year):
+                found.append((kind, (f"{since} windows since the last round ({cause})",)))
+        return found
+
+    def _held(self, window: int, state: State) -> str | None:
+        """Say why no round may start now, or None."""
+        if state.last is not None and window - state.last <= self.cooldown:
+            return f"cooling down: the last round ran after window {state.last}, cooldown {self.cooldown}"
+        if spent := self.budget.spent(window, state):
+            return f"no round: spent are {spent}"
+        return None
+
+    def level(self, per_year: float) -> float:
+        """Return the p-value that ``moved`` needs in each window for a round.
+
+        With it, m of k quiet windows in a row say so by chance in half of ``false_rounds`` per year: at
+        the end of each window there are as many ways to reach m as choices of m - 1 among the k - 1 before.
+
+        Examples
+        --------
+        >>> round(Trigger().level(52), 3), round(Trigger().level(8766), 4)
+        (0.069, 0.0053)
+        """
+        m, k = self.confirm
+        return float(min(1.0, (self.false_rounds / 2 / per_year / comb(k - 1, m - 1)) ** (1 / m)))
 
 
-def _standing(findings: Sequence[Finding]) -> list[Finding]:
-    """Return what was found worse, however late its labels came, unless a later window was found fine again."""
+@dataclass(frozen=True)
+class _Heard:
+    """Findings without the alarms of which a person said that they are expected."""
+
+    findings: tuple[Finding, ...]
+    quieted: tuple[str, ...]
+
+    @classmethod
+    def of(cls, findings: Sequence[Finding], state: State) -> _Heard:
+        heard: list[Finding] = []
+        quieted: dict[str, None] = {}
+        for finding in findings:
+            spoke = [a for a in state.acknowledged if a.quiets(finding) != frozenset()]
+            if not finding.answer.alarms or not spoke:
+                heard.append(finding)
+                continue
+            for one in spoke:
+                quieted[f"{one.monitor}: acknowledged by {one.who} as expected ({one.expected})"] = None
+            names = {*finding.alarms}
+            left = names.difference(*(a.quiets(finding) or names for a in spoke))
+            if left:
+                heard.append(_only(finding, left))
+        return cls(tuple(heard), tuple(quieted))
+
+
+def _only(finding: Finding, alarms: set[str]) -> Finding:
+    """Return a finding with some of its alarms."""
+    kept = tuple(a for a in finding.alarms if a in alarms)
+    return dataclasses.replace(finding, alarms=kept)
+
+
+def _weight(finding: Finding, importance: Mapping[str, float]) -> float:
+    """Return the share of the champion's answers that hangs on what alarmed; 1 where that is not known."""
+    if not importance or not finding.alarms:
+        return 1.0
+    columns: set[str] = set()
+    for statistic in finding.alarms:
+        parts = [part.partition(" [")[0] for part in statistic.split(" ~ ")]
+        about = {c for c in importance for part in parts if part == c or part.startswith(f"{c}.")}
+        if not about:
+            return 1.0
+        columns |= about
+    return sum(importance[c] for c in columns)
+
+
+def _again(findings: Sequence[Finding], window: int, windows: int) -> tuple[str, ...]:
+    """Ask for a person where the same was at fault in each of the last windows."""
+    subjects: dict[int, set[str]] = {}
+    for f in (f for f in findings if f.answer is Answer.BROKEN):
+        subjects.setdefault(f.window, set()).update(f.about or (f.monitor,))
+    newest = [subjects.get(number, set()) for number in range(window - windows + 1, window + 1)]
+    same = sorted(set.intersection(*newest))
+    if not same:
+        return ()
+    return (
+        f"a person is needed: {', '.join(map(repr, same))} broken in {windows} windows in a row, up to {window}; mend "
+        "the source, release what is right (trimtab release CONFIG WINDOW), or begin a new project on the new rows",
+    )
+
+
+def _standing(findings: Sequence[Finding], estimated: bool) -> list[Finding]:
+    """Return what was found worse, however late its labels came, unless a later window was found fine again.
+
+    What labels say of a window is believed before an estimate of it.
+    """
     fine = {f.monitor: f.window for f in sorted(findings, key=lambda f: f.window) if f.answer is Answer.FINE}
-    return [f for f in findings if f.answer is Answer.WORSE and f.window > fine.get(f.monitor, -1)]
+    told = {f.window for f in findings if f.labelled and f.answer in (Answer.FINE, Answer.WORSE)}
+    return [
+        f
+        for f in findings
+        if f.answer is Answer.WORSE
+        and f.estimated == estimated
+        and f.window > fine.get(f.monitor, -1)
+        and not (estimated and f.window in told)
+    ]
+
+
+def _well(findings: Sequence[Finding]) -> set[int]:
+    """Return the windows of which labels say that all is well."""
+    told = [f for f in findings if f.labelled]
+    return {f.window for f in told if f.answer is Answer.FINE} - {f.window for f in told if f.answer is Answer.WORSE}
 
 
 def _reasons(findings: Sequence[Finding]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -17,10 +17,12 @@ from trimtab.errors import DataError
 
 __all__ = [
     "Arrays",
+    "Batches",
     "Column",
     "Feature",
     "Input",
     "Labels",
+    "Partition",
     "Schema",
     "Source",
     "Span",
@@ -194,6 +196,25 @@ class Schema(BaseModel):
             elif column.dtype == "tensor":
                 arrays[column.name] = stack_tensors(frame[column.name], column.name, column.feature.shape or ())
         return arrays
+
+    def readable(self, frame: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+        """Turn what can be read of broken rows into model inputs; an input that cannot be is left out.
+
+        Examples
+        --------
+        >>> frame = pd.DataFrame({"a": [1.0, 2.0], "c": ["x", "y"]})
+        >>> schema = Schema.freeze({"a": Feature(), "c": Feature(kind="categorical")}, frame)
+        >>> list(schema.readable(frame.drop(columns="a")))
+        ['c']
+        """
+        found: dict[str, npt.NDArray[Any]] = {}
+        parts = [[c for c in self.columns if c.coded], *([c] for c in self.columns if not c.coded)]
+        for columns in (part for part in parts if part):
+            try:
+                found |= self.model_copy(update={"columns": tuple(columns)}).encode(frame)
+            except Exception:  # noqa: S112 (broken rows may hold anything, and who looks for faults names them)
+                continue
+        return found
 
     def encode_labels(self, frame: pd.DataFrame) -> Labels:
         """Return each row's class index (int64 ``[rows]``, -1 where the label has not arrived).
@@ -405,6 +426,27 @@ class Span:
     end: int
 
 
+Batches = Callable[[], Iterable[pd.DataFrame]]
+"""Gives rows in order, a part at a time; anew each time it is called."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Rows of a window that follow each other, and can be read without the others.
+
+    Parameters
+    ----------
+    first
+        Place of its first row in the window.
+    batches
+        Gives its rows as the source has them. Where a window has several partitions, one that can be pickled:
+        another process may read it.
+    """
+
+    first: int
+    batches: Batches
+
+
 @dataclass(frozen=True)
 class Window:
     """Rows of production data between two instants.
@@ -415,33 +457,39 @@ class Window:
         Its number (1 is the first of the stream, 0 the rows before it) and bounds.
     start, end
         The bounds as a person reads them (ISO 8601, or ``row 1344``).
-    batches
-        Gives its rows as the source has them, in order, a part at a time; anew each time it is called.
+    partitions
+        Its rows in order, in one partition or more; the same rows are always cut in the same places.
     """
 
     span: Span
     start: str
     end: str
-    batches: Callable[[], Iterable[pd.DataFrame]]
+    partitions: tuple[Partition, ...]
 
     @classmethod
     def of(cls, span: Span, start: str, end: str, frame: pd.DataFrame) -> Window:
         """Return a window whose rows are at hand."""
-        return cls(span, start, end, lambda: [frame])
+        return cls(span, start, end, (Partition(0, lambda: [frame]),))
 
     @property
     def number(self) -> int:
         """The window's number in the stream."""
         return self.span.number
 
+    def batches(self) -> Iterator[pd.DataFrame]:
+        """Yield its rows as the source has them, in order, a part at a time."""
+        for partition in self.partitions:
+            yield from partition.batches()
+
     @functools.cached_property
     def frame(self) -> pd.DataFrame:
         """All its rows at once."""
         return stacked(list(self.batches()))
 
-    def mapped(self, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Window:
-        """Return the window with each batch changed."""
-        return dataclasses.replace(self, batches=lambda: map(change, self.batches()))
+    def mapped(self, change: Callable[[Batches], Iterable[pd.DataFrame]]) -> Window:
+        """Return the window with the batches of each partition changed."""
+        changed = (Partition(p.first, functools.partial(change, p.batches)) for p in self.partitions)
+        return dataclasses.replace(self, partitions=tuple(changed))
 
 
 def stacked(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from trimtab.parts import Parts, assemble
+from trimtab.parts import Parts, assemble, workers_of
 from trimtab.settings import Project
 from trimtab_prefect.executor import PrefectExecutor
 from trimtab_prefect.server import masked
@@ -34,7 +34,8 @@ def open_parts(config: str, overrides: Sequence[str]) -> Parts:
     if carried is not None:
         return carried
     path = Path(config)
-    return assemble(Project.load(path, overrides), beside=path.parent, executor=PrefectExecutor())
+    project = Project.load(path, overrides)
+    return assemble(project, beside=path.parent, executor=PrefectExecutor(workers=workers_of(project)))
 
 
 def shown(overrides: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ from trimtab.errors import ServiceError
 from trimtab.executor import Progress
 from trimtab.history import Round
 from trimtab.loop import Report
-from trimtab.parts import assemble
+from trimtab.parts import assemble, workers_of
 from trimtab.settings import Project
 from trimtab_prefect import server
 from trimtab_prefect.carry import carrying, shown
@@ -52,7 +52,9 @@ def _ready(config: Path, overrides: Sequence[str], progress: Progress) -> Iterat
     project = Project.load(config, overrides)
     progress.say(f"Prefect: {server.described()}")
     with _quiet(), server.reached() as wait:
-        parts = assemble(project, beside=config.parent, executor=PrefectExecutor(), progress=progress)
+        parts = assemble(
+            project, beside=config.parent, executor=PrefectExecutor(workers=workers_of(project)), progress=progress
+        )
         wait()
         with _explained(), carrying(parts):
             yield

@@ -9,6 +9,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec
 from uuid import NAMESPACE_DNS, UUID, uuid5
 
@@ -171,9 +172,10 @@ def _found(finding: Finding) -> str:
 
 
 def _links(parts: Parts, window: int) -> list[str]:
-    reports = [d["path"] for _, _, d in parts.journal.records("report") if d["window"] == window]
+    told = [d for _, _, d in parts.journal.records("report") if window in (d["window"], d["closed"])]
+    pages = {d["window"]: Path(d["path"]) for d in told}
     places = [f"{title}: `{place}`" for title, place in parts.registry.links().items()]
-    lines = [*places, *(f"drift report: `{path}`" for path in reports)]
+    lines = [*places, *(f"report on window {n}: [{_plain(str(path))}]({path.as_uri()})" for n, path in pages.items())]
     return ["", "## More", "", *(f"- {line}" for line in lines)] if lines else []
 
 

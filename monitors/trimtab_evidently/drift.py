@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from scipy.stats import false_discovery_control
 
-from trimtab.monitor import Answer, Case, Finding, Sample, Summary
+from trimtab.monitor import Answer, Case, Figure, Finding, Sample, Summary
 from trimtab_evidently.columns import Columns, cut
+from trimtab_evidently.figure import figure
 from trimtab_evidently.joint import Ranks, correlations, kernel, separation, strongest
 from trimtab_evidently.metrics import judge, moved
 from trimtab_evidently.packed import Lens, Sketches, pack_lenses, unpack_lenses
-from trimtab_evidently.page import page
-from trimtab_evidently.pair import Family, Pair, Shift, changed, shares_missing, sketched
+from trimtab_evidently.pair import Family, Pair, Shift, changed, completed, shares_missing, sketched
 from trimtab_evidently.scores import Score, compare, missing
 from trimtab_evidently.sketch import Floats, NumberSketch
 
 __all__ = ["Drift", "adjust"]
-
-log = logging.getLogger(__name__)
 
 LARGEST_DISTANCE = 0.8325546111576977  # of Jensen and Shannon: the root of ln 2
 PAIRS = 200
@@ -191,18 +187,20 @@ class Drift:
         found = [*self._columns(pair), *(self._together(pair) if self.joint else ())]
         kept = [s for s in _named_apart(found) if not {s.name, s.family} & {*self.ignore}]
         shifts = self._adjusted(kept)
-        families = len({s.family for s in shifts})
-        verdicts = moved(self._judged(shifts, case.alpha / max(1, families)))
+        families = max(1, len({s.family for s in shifts}))
+        alpha = case.alpha / families if self.calibrate else 1.0
+        effects = {s.name: (s.score.effect, s.p) for s in shifts}
+        verdicts = moved(judge(effects, {s.name: s.limit for s in shifts}, alpha))
         alarms = [s for s in shifts if s.name in verdicts]
         answer = Answer.MOVED if alarms else Answer.FINE if shifts else Answer.UNKNOWN
         reasons = [*(s.reason for s in alarms), *(f"{n} was not judged: {why}" for n, why in pair.skipped.items())]
         if not shifts:
             reasons.append("no column of the statistics can be compared")
-        return Finding(self.name, current.number, answer, tuple(reasons), _scores(shifts, verdicts))
-
-    def _judged(self, shifts: Sequence[Shift], alpha: float) -> Any:
-        scores = {s.name: (s.score.effect, s.p) for s in shifts}
-        return judge(scores, {s.name: s.limit for s in shifts}, alpha if self.calibrate else 1.0)
+        p = min((families * s.p for s in alarms), default=None) if self.calibrate else None
+        told, names = _told(shifts, verdicts), tuple(s.name for s in alarms)
+        scores = {s.name: s.score.effect for s in told} | {f"{s.name}.p": s.p for s in told}
+        limits = {s.name: s.limit for s in told} | {f"{s.name}.p": alpha for s in told}
+        return Finding(self.name, current.number, answer, tuple(reasons), scores, alarms=names, p=p, limits=limits)
 
     def _adjusted(self, shifts: Sequence[Shift]) -> list[Shift]:
         """Adjust p-values by family, and put the largest change in terms of its limit first."""
@@ -212,17 +210,16 @@ class Drift:
         done = [dataclasses.replace(s, p=adjusted[s.name]) for s in shifts]
         return sorted(done, key=lambda s: (-s.score.effect / (s.limit or 1.0), s.name))
 
-    def report(self, case: Case, path: Path) -> bool:
-        """Write Evidently's page on the columns, one figure each; False when it cannot."""
-        try:
-            pair = Pair.of(case, self.ignore, self.min_rows)
-            if not pair.names:
-                return False
-            page(pair, self.effect, self.category_effect, path)
-        except Exception:  # a page that explains is never worth a window: Evidently's renderer may raise anything
-            log.warning("no report on window %d: Evidently could not draw it", case.current.number, exc_info=True)
-            return False
-        return True
+    def keep(self, case: Case) -> Summary:
+        """Keep the sketches of the window's columns, also of what the champion and its tensors' statistics say."""
+        lenses = unpack_lenses(case.fitted)
+        return completed(Sketches.unpack(case.seen, lenses), Columns.of(case.current), lenses).pack()
+
+    def figures(self, fitted: Summary, kept: Summary) -> Sequence[Figure]:
+        """Draw every column that both sides have."""
+        lenses = unpack_lenses(fitted)
+        before, now = (Sketches.unpack(side, lenses).by_name for side in (fitted, kept))
+        return [figure(name, sketch, now[name]) for name, sketch in before.items() if name in now]
 
     def _columns(self, pair: Pair) -> Iterator[Shift]:
         """Yield what each column shows by itself."""
@@ -286,8 +283,8 @@ def _named_apart(shifts: Iterable[Shift]) -> list[Shift]:
     return list(found.values())
 
 
-def _scores(shifts: Sequence[Shift], alarms: Collection[str]) -> dict[str, float]:
-    """Return effects and p-values by statistic; of the many correlations those that alarm, and the largest change."""
+def _told(shifts: Sequence[Shift], alarms: Collection[str]) -> list[Shift]:
+    """Return what a finding tells of; of the many correlations those that alarm, and the largest change."""
     kept = [s for s in shifts if s.family != "correlations" or s.name in alarms]
-    kept += [s for s in shifts if s.family == "correlations"][:1]
-    return {s.name: s.score.effect for s in kept} | {f"{s.name}.p": s.p for s in kept}
+    first = next((s for s in shifts if s.family == "correlations"), None)
+    return kept if first is None or first in kept else [*kept, first]

@@ -18,7 +18,7 @@ from trimtab_evidently.packed import Lens, Sketches, unpack_lenses
 from trimtab_evidently.scores import Score, Sketch
 from trimtab_evidently.sketch import Floats, LevelSketch, NumberSketch
 
-__all__ = ["Family", "Pair", "Shift", "changed", "groups_of", "shares_missing", "sketched"]
+__all__ = ["Family", "Pair", "Shift", "changed", "completed", "shares_missing", "sketched"]
 
 Floats32 = npt.NDArray[np.float32]
 Family = Literal["columns", "correlations", "rows", "embedding"]
@@ -99,9 +99,8 @@ class Pair:
         sides = Columns.of(case.reference), Columns.of(case.current)
         _require_known(ignore, sides[0])
         before, now = (side.without(ignore) for side in sides)
-        known, seen = Sketches.unpack(case.fitted, lenses), Sketches.unpack(case.seen, lenses)
-        derived = sketched({n: v for n, v in now.values.items() if n not in seen.by_name}, lenses, seen.skipped)
-        seen = Sketches({**seen.by_name, **derived.by_name}, {**seen.skipped, **derived.skipped})
+        known = Sketches.unpack(case.fitted, lenses)
+        seen = completed(Sketches.unpack(case.seen, lenses), now, lenses)
         skipped = {n: f"{why} of the window" for n, why in {**now.skipped, **seen.skipped}.items() if n not in ignore}
         unknown = {n: why for n, why in {**before.skipped, **known.skipped}.items() if n not in ignore}
         skipped |= {n: f"{why} of the reference" for n, why in unknown.items()}
@@ -134,7 +133,7 @@ class Pair:
 
         Groups are counted in the drawn rows, and the more rows there are beside these, the less each counts.
         """
-        if self.samples[0].schema.group is None or not self.sketches:
+        if all(s.groups is None for s in self.samples) or not self.sketches:
             return 1.0, 1.0
         whole = next(iter(self.sketches.values()))
         before, now = (_independent(s) / max(1, w.rows) for s, w in zip(self.samples, whole, strict=True))
@@ -174,6 +173,18 @@ def sketched(values: Mapping[str, Any], lenses: Mapping[str, Lens], skipped: Map
     return found
 
 
+def completed(seen: Sketches, columns: Columns, lenses: Mapping[str, Lens]) -> Sketches:
+    """Return the sketches of all rows with those of what is known of a draw of them alone.
+
+    Parameters
+    ----------
+    columns
+        Of the draw.
+    """
+    derived = sketched({n: v for n, v in columns.values.items() if n not in seen.by_name}, lenses, seen.skipped)
+    return Sketches({**seen.by_name, **derived.by_name}, {**seen.skipped, **derived.skipped})
+
+
 def _incomparable(before: Floats32 | None, now: Floats32 | None) -> str | None:
     """Say why two embeddings cannot be compared; None where they can, and where there are none."""
     if before is None or now is None:
@@ -197,29 +208,26 @@ def _require_known(ignore: Collection[str], columns: Columns) -> None:
             )
 
 
-def groups_of(sample: Sample) -> npt.NDArray[np.intp]:
-    """Return a number for each row's group; each row's own where the schema has none, or the rows do not say."""
-    name = sample.schema.group
-    if name is None or name not in sample.frame:
+def _groups(sample: Sample) -> npt.NDArray[np.intp]:
+    """Return a number for each row's group."""
+    if sample.groups is None:
         return np.arange(len(sample))
-    codes, _ = pd.factorize(sample.frame[name])
-    alone = codes < 0
-    return np.asarray(np.where(alone, codes.max(initial=0) + 1 + np.cumsum(alone), codes))
+    return np.asarray(np.unique(sample.groups, return_inverse=True)[1])
 
 
 def _independent(sample: Sample) -> float:
     """Return as how many rows, each of a group of its own, the sample's rows count."""
-    sizes = np.bincount(groups_of(sample)).astype(np.float64)
+    sizes = np.bincount(_groups(sample)).astype(np.float64)
     return float(sizes.sum() ** 2 / max(1.0, (sizes**2).sum()))
 
 
 def _drawn(sample: Sample, most: int) -> npt.NDArray[np.intp]:
     """Return places of at most ``most`` rows of different groups, drawn without replacement, always the same."""
     draw = np.random.default_rng(len(sample))
-    if sample.schema.group is None:
+    if sample.groups is None:
         return np.sort(draw.choice(len(sample), min(most, len(sample)), replace=False))
     places = draw.permutation(len(sample))
-    _, first = np.unique(groups_of(sample)[places], return_index=True)
+    _, first = np.unique(_groups(sample)[places], return_index=True)
     return np.sort(places[draw.choice(first, min(most, len(first)), replace=False)])
 
 

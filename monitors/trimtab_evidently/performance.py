@@ -1,71 +1,81 @@
-"""Did the champion get worse? Its accuracy, or its errors, on a window's labels beside those on the reference."""
+"""Did the champion get worse? Its quality on a window's labels beside that on the reference, at once and over time."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import hypergeom, mannwhitneyu
 
+from trimtab.metric import Accuracy, Answers, Metric, score, utility
 from trimtab.monitor import Answer, Case, Finding, OnDraw, Sample
-from trimtab.window import arrived
+from trimtab.window import Task, arrived
+from trimtab_evidently.edetector import evidence, limit, per_group, wealth
+from trimtab_evidently.fall import absolute_errors, chance, wrong
 
-__all__ = ["Performance", "Share", "chance_of_fall"]
+__all__ = ["Performance"]
+
+WEALTH = "wealth"
 
 
 @dataclass(frozen=True)
-class Share:
-    """``hits`` of ``n`` rows."""
+class Losses:
+    """Losses of both samples on one scale from 0 to 1, by independent groups of rows.
 
-    hits: int
-    n: int
-
-    @property
-    def value(self) -> float:
-        """The share itself."""
-        return self.hits / self.n
-
-
-def chance_of_fall(before: Share, now: Share) -> float:
-    """Return Fisher's exact one-sided p-value: how likely so few hits in ``now`` are if nothing changed.
-
-    Examples
-    --------
-    >>> chance_of_fall(Share(8, 10), Share(3, 10))  # (C(11,3) C(9,7) + C(11,2) C(9,8) + C(11,1)) / C(20,10)
-    0.0348...
+    Parameters
+    ----------
+    before, now
+        One a group, float64 ``[groups]``.
+    tolerance
+        Rise of the mean that is put up with.
+    words
+        What a loss is.
     """
-    return float(hypergeom.cdf(now.hits, before.n + now.n, before.hits + now.hits, now.n))
+
+    before: npt.NDArray[np.float64]
+    now: npt.NDArray[np.float64]
+    tolerance: float
+    words: str
 
 
 @dataclass(frozen=True)
 class Performance(OnDraw):
     """Find a champion that got worse, as soon as labels arrive.
 
-    ``worse`` needs both: the change is beyond chance (a one-sided p-value of at most alpha) and it
-    matters (it is larger than the limit). A classifier's accuracy falls: Fisher's exact test. The errors
-    of a regression grow: the test of Mann and Whitney.
+    Quality is the project's ``model.metric``. A window is ``worse`` for one of two reasons:
+
+    - *at once*: quality on its labels is lower than on the reference by more than the limit, and by more
+      than chance (a one-sided p-value of at most half of alpha);
+    - *over time*: losses of this window and the ones before it, since the last round, are above what the
+      reference promises by more than the limit, with so much evidence that it would come once in 2 / alpha
+      quiet windows at the most. That finds what is too slow for any window alone.
 
     Parameters
     ----------
     max_drop
-        Fall of accuracy that is put up with, as a fraction (0.02 = two points).
+        Fall of quality that is put up with, as a fraction (0.02 = two points of accuracy).
     max_rise
-        Rise of the mean error of a regression that is put up with, as a fraction of the reference's.
-    error
-        What that mean is of: ``absolute`` errors, or ``squared`` ones (the root of their mean).
+        Rise of the error of a regression that is put up with, as a fraction of the reference's.
     min_rows
-        Fewest labelled rows of the window and of the reference to judge on.
+        Fewest labelled rows of the window and of the reference to judge a window by itself. What adds up
+        over time takes every label.
 
     Notes
     -----
-    Fisher's test keeps alpha for every accuracy and number of rows. Intervals from Wilson's do not: with
-    50 labels against a reference of 800 at accuracy 0.98 they alarm in 7.1 % of quiet windows at 5 %.
-    Mann and Whitney's asks for nothing of the errors' distribution, which has a long tail as a rule, and
-    ranks an output that is not finite behind all others.
+    At once: accuracy is compared by Fisher's exact test, the errors of a regression by that of Mann and
+    Whitney, any other metric through a bootstrap. Intervals from Wilson's do not keep alpha: with 50 labels
+    against a reference of 800 at accuracy 0.98 they alarm in 7.1 % of quiet windows at 5 %.
+
+    Over time: an e-detector (Shin, Ramdas and Rinaldo 2022) on wrong answers; where the metric is not
+    accuracy, on wrong answers that weigh the more the rarer their class; in a regression on the ranks of
+    absolute errors among the reference's. It is computed anew from the windows' own figures, in their
+    order, whenever labels come: late ones, and such as come out of order, lead to what they would have led
+    to at once.
+
+    Rows of one group (``data.group``, ``data.block``) count as far as they differ.
 
     Examples
     --------
@@ -78,14 +88,14 @@ class Performance(OnDraw):
     ...     output = np.eye(2, dtype=np.float32)[said]
     ...     frame = pd.DataFrame(index=range(rows))
     ...     return Sample(Schema(columns=()), frame, number, probabilities=output, labels=labels)
-    >>> Performance().check(case_of(Performance(), sample(980, 1000, 0), sample(600, 1000, 7), 0.05)).reasons
-    ('accuracy fell from 0.980 (1000 rows of the reference) to 0.600 (1000 labelled rows): by 0.380,
-    at most 0.02 allowed; p 3e-113 of no change',)
+    >>> case = case_of(Performance(), sample(980, 1000, 0), sample(600, 1000, 7), 0.05)
+    >>> Performance().check(case).reasons[0]
+    'accuracy fell from 0.980 (1000 rows of the reference) to 0.600 (1000 labelled rows): by 0.380,
+    at most 0.02 allowed; p 3e-113 of no change'
     """
 
     max_drop: float = 0.02
     max_rise: float = 0.1
-    error: Literal["absolute", "squared"] = "absolute"
     min_rows: int = 50
 
     name: ClassVar[str] = "performance"
@@ -103,79 +113,109 @@ class Performance(OnDraw):
 
     def check(self, case: Case) -> Finding:
         """Compare qualities; alarm with probability ``case.alpha`` at most when the true one has not changed."""
-        if case.current.schema.task == "regression":
-            return self._compare_errors(case.reference, case.current, case.alpha)
-        return self._compare_hits(case.reference, case.current, case.alpha)
-
-    def _compare_hits(self, reference: Sample, current: Sample, alpha: float) -> Finding:
-        before, now = _hits(reference), _hits(current)
-        scores = {"n": float(now.n), "reference_n": float(before.n)}
-        scores |= {"accuracy": now.value} if now.n else {}
-        scores |= {"reference_accuracy": before.value} if before.n else {}
-        if few := self._too_few((reference, before.n), (current, now.n)):
-            return Finding(self.name, current.number, Answer.UNKNOWN, (few,), scores)
-        fall, p = before.value - now.value, chance_of_fall(before, now)
-        scores |= {"drop": fall, "p": p}
-        if p > alpha or fall <= self.max_drop:
-            return Finding(self.name, current.number, Answer.FINE, (), scores)
-        reason = (
-            f"accuracy fell from {before.value:.3f} ({before.n} rows of the reference) to {now.value:.3f} "
-            f"({now.n} labelled rows): by {fall:.3f}, at most {self.max_drop:g} allowed; p {p:.0e} of no change"
-        )
-        return Finding(self.name, current.number, Answer.WORSE, (reason,), scores)
-
-    def _compare_errors(self, reference: Sample, current: Sample, alpha: float) -> Finding:
-        before, now = _errors(reference), _errors(current)
-        name = "mean_absolute_error" if self.error == "absolute" else "root_mean_squared_error"
+        before, now = _answers(case.reference), _answers(case.current)
+        name, task, number = case.metric.name, case.current.schema.task, case.current.number
         scores = {"n": float(len(now)), "reference_n": float(len(before))}
-        scores |= {name: self._mean(now)} if len(now) else {}
-        scores |= {f"reference_{name}": self._mean(before)} if len(before) else {}
-        if few := self._too_few((reference, len(before)), (current, len(now))):
-            return Finding(self.name, current.number, Answer.UNKNOWN, (few,), scores)
-        old, new = self._mean(before), self._mean(now)
-        rise = new / old - 1 if old else math.inf if new else 0.0
-        p = float(mannwhitneyu(now, before, alternative="greater").pvalue)
-        scores |= {"rise": rise, "p": p}
-        if p > alpha or not rise > self.max_rise:
-            return Finding(self.name, current.number, Answer.FINE, (), scores)
-        unit = f" of {current.schema.label!r}"
-        reason = (
-            f"the {name.replace('_', ' ')}{unit} rose from {old:.4g} ({len(before)} rows of the reference) to "
-            f"{new:.4g} ({len(now)} labelled rows): by {rise:.1%}, at most {self.max_rise:.1%} allowed; "
-            f"p {p:.0e} of no change"
-        )
-        return Finding(self.name, current.number, Answer.WORSE, (reason,), scores)
+        values = [score(case.metric, a) if len(a) else math.nan for a in (before, now)]
+        named = zip((f"reference_{name}", name), values, strict=True)
+        scores |= {key: value for key, value in named if math.isfinite(value)}
+        losses = self._losses(case.metric, task, before, now)
+        kept = [] if losses is None else wealth(losses.now, limit(losses.before, losses.tolerance)).tolist()
+        over_time = [] if losses is None else self._over_time(case, kept, losses.words, scores)
+        few = self._too_few(case, before, now) or _undetermined(name, *values)
+        at_once = [] if few else list(self._at_once(case, before, now, values, scores))
+        reasons = [*at_once, *over_time]
+        answer = Answer.WORSE if reasons else Answer.UNKNOWN if few else Answer.FINE
+        alarms = (name,) if reasons else ()
+        told = tuple(reasons or ([few] if few else []))
+        return Finding(self.name, number, answer, told, scores, {WEALTH: kept} if kept else {}, alarms)
 
-    def _too_few(self, reference: tuple[Sample, int], current: tuple[Sample, int]) -> str | None:
+    def _at_once(
+        self, case: Case, before: Answers, now: Answers, values: Sequence[float], scores: dict[str, float]
+    ) -> Iterator[str]:
+        """Word how much quality fell on this window, where it did beyond chance and the limit."""
+        metric, task = case.metric, case.current.schema.task
+        fall = utility(metric, values[0]) - utility(metric, values[1])
+        if metric.relative:
+            fall = -math.expm1(-fall) if metric.larger_is_better else math.expm1(fall)
+        allowed, p = self.max_rise if metric.relative else self.max_drop, chance(metric, task, before, now)
+        scores |= {"rise" if metric.relative else "drop": fall, "p": p}
+        if p <= case.alpha / 2 and fall > allowed:
+            label = f" of {case.current.schema.label!r}" if task == "regression" else ""
+            figure = ".4g" if metric.relative else ".3f"
+            yield (
+                f"{metric.name}{label} {'fell' if metric.larger_is_better else 'rose'} from {values[0]:{figure}} "
+                f"({len(before)} rows of the reference) to {values[1]:{figure}} ({len(now)} labelled rows): "
+                f"by {fall:{'.1%' if metric.relative else '.3f'}}, "
+                f"at most {allowed:{'.1%' if metric.relative else 'g'}} allowed; p {p:.0e} of no change"
+            )
+
+    def _over_time(self, case: Case, kept: Sequence[float], words: str, scores: dict[str, float]) -> list[str]:
+        """Word what the windows since the last round say together, where it is enough."""
+        windows = [*((f.window, f.kept[WEALTH]) for f in case.past if WEALTH in f.kept), (case.current.number, kept)]
+        asked = 2 / case.alpha
+        found = evidence([won for _, won in windows], asked)
+        scores["run"] = found.run
+        if found.run < asked:
+            return []
+        return [
+            f"{words} since window {windows[found.since][0]} are above what the reference promises and the limit "
+            f"allows, with evidence that comes once in {found.run:,.0f} quiet windows; {asked:,.0f} were asked for"
+        ]
+
+    def _losses(self, metric: Metric, task: Task, before: Answers, now: Answers) -> Losses | None:
+        """Return losses from 0 to 1 whose mean does not change where nothing does; None where rows are too few."""
+        if len(before) < self.min_rows or not len(now):
+            return None
+        if task == "regression":
+            known, words = np.sort(absolute_errors(before)), "absolute errors"
+            one, other, grown = (_rank(known, e) for e in (known, absolute_errors(now), known * (1 + self.max_rise)))
+            one, tolerance = _rank(known, absolute_errors(before)), float(grown.mean() - one.mean())
+        else:
+            one, other, tolerance, words = wrong(before), wrong(now), self.max_drop, "wrong answers"
+            if not isinstance(metric, Accuracy):
+                weights, words = _rarity(before), "wrong answers, weighed by the rarity of their class,"
+                tolerance *= float(weights[before.labels].mean())
+                one, other = one * weights[before.labels], other * weights[now.labels]
+        return Losses(per_group(one, before.groups), per_group(other, now.groups), tolerance, words)
+
+    def _too_few(self, case: Case, before: Answers, now: Answers) -> str | None:
         """Say which sample has too few labelled rows, or None."""
-        for (sample, rows), where in ((reference, "the reference"), (current, f"window {current[0].number}")):
-            if rows < self.min_rows:
+        sides = ((case.reference, before, "the reference"), (case.current, now, f"window {case.current.number}"))
+        for sample, answers, where in sides:
+            if len(answers) < self.min_rows:
                 why = "; the champion's output is missing" if sample.outputs is None else ""
-                return f"needs {self.min_rows} labelled rows (setting min_rows) in {where}, which has {rows}{why}"
+                return (
+                    f"needs {self.min_rows} labelled rows (setting min_rows) in {where}, which has {len(answers)}{why}"
+                )
         return None
 
-    def _mean(self, errors: npt.NDArray[np.float64]) -> float:
-        return float(errors.mean()) if self.error == "absolute" else math.sqrt(float((errors**2).mean()))
 
-    def report(self, case: Case, path: Path) -> bool:
-        """Write nothing: the reason says all."""
-        return False
-
-
-def _hits(sample: Sample) -> Share:
-    """Count the rows that the champion gets right among the labelled; an output that is not finite is wrong."""
-    if sample.probabilities is None or sample.labels is None:
-        return Share(0, 0)
-    known = arrived(sample.labels)
-    output, labels = sample.probabilities[known], sample.labels[known]
-    right = (output.argmax(axis=1) == labels) & np.isfinite(output).all(axis=1)
-    return Share(int(right.sum()), len(labels))
+def _answers(sample: Sample) -> Answers:
+    """Return the champion's answers on the rows whose label has arrived; none where it gave none."""
+    outputs, labels = sample.outputs, sample.labels
+    if outputs is None or labels is None:
+        return Answers(np.zeros((0, 1), np.float32), np.zeros(0, np.int64), np.zeros(0, np.uint64))
+    groups = np.arange(len(sample), dtype=np.uint64) if sample.groups is None else sample.groups
+    return Answers(outputs, labels, groups).take(arrived(labels))
 
 
-def _errors(sample: Sample) -> npt.NDArray[np.float64]:
-    """Return the absolute error of each labelled row; infinite where the output is not finite."""
-    if sample.predictions is None or sample.labels is None:
-        return np.zeros(0)
-    known = arrived(sample.labels)
-    errors = np.abs(sample.predictions[known, 0].astype(np.float64) - sample.labels[known])
-    return np.where(np.isfinite(errors), errors, np.inf)
+def _undetermined(name: str, before: float, now: float) -> str | None:
+    """Say which rows do not determine the metric, or None."""
+    for value, where in ((before, "reference"), (now, "window")):
+        if math.isnan(value):
+            return f"the labelled rows of the {where} do not determine {name}"
+    return None
+
+
+def _rank(known: npt.NDArray[np.float64], errors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the share of known errors that are smaller, those that are equal counted half."""
+    below, up_to = (np.searchsorted(known, errors, side=side) for side in ("left", "right"))
+    return np.asarray((below + up_to) / (2 * len(known)))
+
+
+def _rarity(answers: Answers) -> npt.NDArray[np.float64]:
+    """Return a weight from 0 to 1 for each class, the larger the rarer it is in the reference."""
+    counts = np.bincount(answers.labels.astype(np.int64), minlength=answers.outputs.shape[1])
+    rarest = counts[counts > 0].min()
+    return np.asarray(rarest / np.maximum(counts, rarest))

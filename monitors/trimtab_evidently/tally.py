@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,13 +14,17 @@ import pandas as pd
 
 from trimtab.monitor import Summary
 from trimtab.window import Column, Schema
+from trimtab_evidently.cells import fits, id_hashes, occurs_once, tensor, whole, word
+from trimtab_evidently.observed import Held, Observed
 
-__all__ = ["Fault", "Tally", "most_common", "occurs_once", "tally", "whole"]
+__all__ = ["LOWER", "Fault", "Tally", "most_common", "tally"]
 
 NUMBERS = frozenset({"integer", "floating", "mixed-integer-float", "decimal", "boolean"})
 NO_TEXT = NUMBERS - {"boolean"} | {"complex", "bytes", "datetime64", "datetime", "date", "timedelta64", "timedelta"}
 MOST_WORDS = 1000
 """Different values of which it is counted how often they occur."""
+LOWER = ("minimum", "below")
+"""Kinds of which the value that is furthest out is the least."""
 
 
 @dataclass
@@ -100,7 +103,7 @@ class Tally:
                 both = Fault()
                 for one in (faults.get(column, {}).get(kind), fault):
                     if one is not None:
-                        both.add(one, min if kind == "minimum" else max)
+                        both.add(one, min if kind in LOWER else max)
                 faults.setdefault(column, {})[kind] = both
         return Tally(
             self.rows + other.rows,
@@ -134,8 +137,15 @@ class Tally:
         return cls(**told, faults=faults, unknown=unknown, ids=np.asarray(summary["ids"], dtype=np.uint64))
 
 
-def tally(schema: Schema, frame: pd.DataFrame) -> Tally:
-    """Count what is wrong with a batch of raw rows."""
+def tally(schema: Schema, frame: pd.DataFrame, observed: Observed | None = None) -> Tally:
+    """Count what is wrong with a batch of raw rows, and what goes beyond what was observed.
+
+    Parameters
+    ----------
+    observed
+        What the reference held; None: nothing goes beyond it.
+    """
+    held = {} if observed is None else observed.held
     wanted = dict.fromkeys([*schema.names, *(n for n in (schema.label, schema.id, schema.group) if n is not None)])
     found = Tally(rows=len(frame), classes=[0] * len(schema.classes))
     found.spare = [str(c) for c in frame.columns if c not in wanted]
@@ -147,34 +157,29 @@ def tally(schema: Schema, frame: pd.DataFrame) -> Tally:
         if occurs_once(column.name, frame):
             values = frame[column.name]
             found.missing[column.name] = int(values.isna().sum())
-            faults = _faults(column, values.dropna()) if len(values) else {}
+            faults = _faults(column, values.dropna(), held.get(column.name, Held()))
             found.faults |= {column.name: faults} if faults else {}
     if schema.id is not None and occurs_once(schema.id, frame):
-        found.ids = _hashed(frame[schema.id].dropna())
+        found.ids = id_hashes(frame[schema.id].dropna())
     if schema.label is not None and occurs_once(schema.label, frame):
         _count_labels(schema, frame[schema.label].dropna(), found)
     return found
 
 
-def occurs_once(name: str, frame: pd.DataFrame) -> bool:
-    """Whether exactly one column has the name."""
-    return int((frame.columns == name).sum()) == 1
-
-
-def _faults(column: Column, values: pd.Series[Any]) -> dict[str, Fault]:
+def _faults(column: Column, values: pd.Series[Any], held: Held) -> dict[str, Fault]:
     if not len(values):
         return {}
     check = {"number": _numbers, "text": _texts, "tensor": _tensors}[column.dtype]
     found: dict[str, Fault] = {}
     try:
-        for kind, fault in check(column, values):
+        for kind, fault in check(column, values, held):
             found |= {kind: fault} if fault.count else {}
     except (TypeError, ValueError, OverflowError) as error:  # values that no check foresaw
         found["unreadable"] = Fault(len(values), text=str(error))
     return found
 
 
-def _numbers(column: Column, values: pd.Series[Any]) -> Iterator[tuple[str, Fault]]:
+def _numbers(column: Column, values: pd.Series[Any], held: Held) -> Iterator[tuple[str, Fault]]:
     kind = _inferred(values)
     if kind not in NUMBERS:
         junk = values[pd.to_numeric(values, errors="coerce").isna()] if kind in ("string", "mixed") else values
@@ -184,86 +189,68 @@ def _numbers(column: Column, values: pd.Series[Any]) -> Iterator[tuple[str, Faul
     numbers = values.to_numpy(dtype=np.float64)
     finite = numbers[np.isfinite(numbers)]
     yield "infinite", Fault(len(numbers) - len(finite))
-    yield from _beyond(column, finite)
+    yield from _beyond(column, held, finite)
     if column.feature.categories is not None:
         yield "undeclared", _undeclared(column, finite.tolist())
+    yield "new", _new(held, pd.Series(finite))
 
 
-def _texts(column: Column, values: pd.Series[Any]) -> Iterator[tuple[str, Fault]]:
+def _texts(column: Column, values: pd.Series[Any], held: Held) -> Iterator[tuple[str, Fault]]:
     kind = _inferred(values)
     if kind in NO_TEXT:
         yield "type", Fault(len(values), text=f"{kind} ({values.dtype}) such as {_short(values.iloc[0])}")
     elif column.feature.categories is not None:
         yield "undeclared", _undeclared(column, [str(v) for v in values.tolist()])
+    else:
+        yield "new", _new(held, values)
 
 
-def _tensors(column: Column, values: pd.Series[Any]) -> Iterator[tuple[str, Fault]]:
+def _tensors(column: Column, values: pd.Series[Any], held: Held) -> Iterator[tuple[str, Fault]]:
     shape = column.feature.shape or ()
     stacked: list[npt.NDArray[np.float64]] = []
     wrong: list[str] = []
     for cell in values.tolist():
         try:
-            tensor = _tensor(cell)
+            numbers = tensor(cell)
         except (TypeError, ValueError):
             wrong.append("no even array of numbers")
             continue
-        if _fits(tensor.shape, shape):
-            stacked.append(tensor.ravel())
+        if fits(numbers.shape, shape):
+            stacked.append(numbers.ravel())
         else:
-            wrong.append(f"shape {list(tensor.shape)}")
+            wrong.append(f"shape {list(numbers.shape)}")
     yield "shape", Fault(len(wrong), words=Counter(wrong))
     if stacked:
         tensors = np.stack(stacked)
         yield "nan", Fault(int(np.isnan(tensors).any(axis=1).sum()))
         yield "infinite", Fault(int(np.isinf(tensors).any(axis=1).sum()))
-        yield from _beyond(column, tensors[np.isfinite(tensors)])
+        yield from _beyond(column, held, tensors[np.isfinite(tensors)])
 
 
-def _tensor(cell: Any) -> npt.NDArray[np.float64]:
-    """Read a cell that may be an array, nested lists, or (from Parquet) an array of arrays."""
-    if isinstance(cell, str | bytes):
-        raise TypeError("text is no tensor")
-    if isinstance(cell, np.ndarray) and cell.dtype == object:
-        return np.stack([_tensor(part) for part in cell])
-    return np.asarray(cell, dtype=np.float64)
+def _beyond(column: Column, held: Held, numbers: npt.NDArray[np.float64]) -> Iterator[tuple[str, Fault]]:
+    for kind, low in (("minimum", column.feature.minimum), ("below", held.low)):
+        if low is not None and (below := int((numbers < low).sum())):
+            yield kind, Fault(below, reach=float(numbers.min()))
+    for kind, high in (("maximum", column.feature.maximum), ("above", held.high)):
+        if high is not None and (above := int((numbers > high).sum())):
+            yield kind, Fault(above, reach=float(numbers.max()))
 
 
-def _fits(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether a cell can be read as ``wanted``: flat, or nested in this order (axes of length 1 aside)."""
-    if len(found) <= 1:
-        return math.prod(found) == math.prod(wanted)
-    return [n for n in found if n != 1] == [n for n in wanted if n != 1]
-
-
-def _beyond(column: Column, numbers: npt.NDArray[np.float64]) -> Iterator[tuple[str, Fault]]:
-    low, high = column.feature.minimum, column.feature.maximum
-    if low is not None and (below := int((numbers < low).sum())):
-        yield "minimum", Fault(below, reach=float(numbers.min()))
-    if high is not None and (above := int((numbers > high).sum())):
-        yield "maximum", Fault(above, reach=float(numbers.max()))
+def _new(held: Held, values: pd.Series[Any]) -> Fault:
+    """Count categories that were neither declared nor held by the reference."""
+    if held.levels is None:
+        return Fault()
+    counts = Counter[str]()
+    for value, count in values.value_counts().items():
+        if count and word(value) not in held.levels:
+            counts[repr(whole(value))] += int(count)
+    return Fault(sum(counts.values()), words=Counter(dict(counts.most_common(MOST_WORDS))))
 
 
 def _undeclared(column: Column, values: list[Any]) -> Fault:
     levels = set(column.levels)
     other = Counter(repr(whole(v)) for v in values if v not in levels)
     return Fault(sum(other.values()), words=Counter(dict(other.most_common(MOST_WORDS))))
-
-
-def _hashed(ids: pd.Series[Any]) -> npt.NDArray[np.uint64]:
-    """Return a number for each id; 3 that came as 3.0 beside a missing one is still 3."""
-    if not pd.api.types.is_numeric_dtype(ids):
-        plain = ids.map(lambda v: repr(whole(v)))
-    else:
-        numbers = ids.to_numpy()
-        integers = numbers if numbers.dtype.kind in "iu" else _integers(np.asarray(numbers, dtype=np.float64))
-        plain = pd.Series(integers)
-    return np.asarray(pd.util.hash_pandas_object(plain, index=False), dtype=np.uint64)
-
-
-def _integers(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Return whole numbers as they are, and the bits of others."""
-    plain = np.isfinite(numbers) & (np.abs(numbers) < 2.0**63) & (numbers == np.rint(numbers))
-    return np.where(plain, np.where(plain, numbers, 0.0).astype(np.int64), numbers.view(np.int64))
 
 
 def _count_labels(schema: Schema, labels: pd.Series[Any], found: Tally) -> None:
@@ -294,14 +281,6 @@ def _inferred(values: pd.Series[Any]) -> str:
     if isinstance(values.dtype, pd.CategoricalDtype):
         return str(pd.api.types.infer_dtype(values.cat.categories))
     return str(pd.api.types.infer_dtype(values, skipna=True))
-
-
-def whole(value: Any) -> Any:
-    """Unwrap a numpy scalar and read 3.0 as 3; what cannot be hashed stands for itself in words."""
-    plain = value.item() if isinstance(value, np.generic) else value
-    if isinstance(plain, float) and plain.is_integer():
-        return int(plain)
-    return plain if isinstance(plain, str | int | float) else str(plain)
 
 
 def most_common(counts: Mapping[str, int]) -> str:

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from trimtab.history import Promotion, Quality, Round, WindowRecord
 from trimtab.journal import Journal
 from trimtab.monitor import Finding
-from trimtab.status import state
+from trimtab.status import state, waiting
 from trimtab.trigger import Action
 
 __all__ = ["METRICS", "Meaning", "Reading", "families", "read"]
@@ -33,6 +33,8 @@ class Reading:
         Its name.
     windows, findings, qualities, rounds, promotions, errors
         As the journal tells them; None each where it could not be read.
+    waiting
+        Whether a person is asked for.
     registry_up
         Whether the registry answered in time.
     alias
@@ -47,6 +49,7 @@ class Reading:
     rounds: tuple[Round, ...] = ()
     promotions: tuple[Promotion, ...] = ()
     errors: int = 0
+    waiting: bool = False
     registry_up: bool = False
     alias: int | None = None
 
@@ -73,6 +76,7 @@ def read(journal: Journal) -> Reading:
         rounds=tuple(journal.rounds()),
         promotions=tuple(journal.promotions()),
         errors=len(journal.records("error")),
+        waiting=waiting(journal) is not None,
     )
 
 
@@ -216,6 +220,12 @@ METRICS: tuple[Meaning, ...] = (
         "gauge",
         "1 while the champion is known to be worse and no candidate won, else 0.",
         lambda r: _one(_is_degraded(r)),
+    ),
+    Meaning(
+        "trimtab_project_waiting",
+        "gauge",
+        "1 while a person is asked for, since the same is broken in window after window, else 0.",
+        lambda r: _one(r.waiting),
     ),
     Meaning(
         "trimtab_last_check_timestamp_seconds",

@@ -43,6 +43,7 @@ OUTCOME = "trimtab.outcome"
 COMPLETE = "trimtab.complete"
 DIGEST = "sha256."
 PACKAGE = "package"
+REPORTS = "reports"
 PARENT_RUN = "mlflow.parentRunId"
 MODEL_VERSIONS = "mlflow.modelVersions"
 CONTEXT = "mlflow.data.context"
@@ -116,11 +117,13 @@ class MlflowRegistry:
 
     @reports
     def log_round(self, log: RoundLog) -> str:
-        """Open (or find) the run of a round, with its data, and return its id."""
+        """Open (or find) the run of a round, with its data and reports, and return its id."""
         run = self._run_of(log.operation) or self._new_run(log.operation, log.name, log.tags)
         if run.info.status not in ENDED:
             self._log_params(run, log.params)
             self._log_inputs(run, [dataset_input(d) for d in _not_logged(run, log.datasets)])
+            for page in log.reports:
+                self._client.log_artifact(run.info.run_id, str(page), REPORTS)
         return str(run.info.run_id)
 
     @reports

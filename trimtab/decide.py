@@ -1,0 +1,61 @@
+"""What is done about a window: everything that the trigger weighs is put together, and it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from trimtab import importance
+from trimtab.acknowledge import acknowledged
+from trimtab.history import Round
+from trimtab.monitor import Answer
+from trimtab.parts import Parts
+from trimtab.serving import Serving
+from trimtab.trigger import Decision, State
+
+__all__ = ["decide"]
+
+
+def decide(parts: Parts, serving: Serving, number: int) -> Decision:
+    """Decide what is done now that window ``number`` has closed."""
+    rounds = [r for r in parts.journal.rounds() if r.cause != "first" and r.window < number]
+    last = max((r.window for r in rounds), default=None)
+    found = [f for _, f in parts.journal.findings(serving.version, after=-1 if last is None else last)]
+    quarantined = parts.journal.quarantined()
+    findings = [f for f in found if (f.answer is Answer.BROKEN) == (f.window in quarantined)]
+    return parts.project.trigger.decide(number, findings, state(parts, serving, number, rounds))
+
+
+def state(parts: Parts, serving: Serving, number: int, rounds: Sequence[Round]) -> State:
+    """Return what a decision about window ``number`` depends on beside the findings."""
+    project = parts.project
+    last = max((r.window for r in rounds), default=0)
+    known = {n: labelled.rows for n, labelled in parts.journal.labels().items()}
+    return State(
+        rounds=tuple((r.window, _minutes(r)) for r in rounds),
+        per_year=project.windows_per_year,
+        labelled_rows=sum(rows for n, rows in known.items() if n > last - project.window.label_delay),
+        importance=importance.of_version(parts, serving.version),
+        tried=_tried(parts, serving, rounds),
+        acknowledged=tuple(a for a in acknowledged(parts) if a.until >= number),
+    )
+
+
+def _minutes(asked: Round) -> float:
+    """Return how long a round took; 0 for one that is not closed."""
+    if asked.closed is None:
+        return 0.0
+    return (datetime.fromisoformat(asked.closed) - datetime.fromisoformat(asked.requested)).total_seconds() / 60
+
+
+def _tried(parts: Parts, serving: Serving, rounds: Sequence[Round]) -> frozenset[str]:
+    """Return the statistics that had moved when a round under the present champion found nothing better for it."""
+    since = max((p.epoch for p in parts.journal.promotions()), default=0)
+    fruitless = [r.window for r in rounds if r.cause == "moved" and r.state == "closed" and r.epoch >= since]
+    k = parts.project.trigger.confirm[1]
+    return frozenset(
+        name
+        for _, f in parts.journal.findings(serving.version)
+        if f.answer is Answer.MOVED and any(ran - k < f.window <= ran for ran in fruitless)
+        for name in f.alarms
+    )
