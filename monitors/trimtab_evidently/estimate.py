@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,6 @@ from trimtab.monitor import Answer, Case, Finding, OnDraw, Sample
 from trimtab.window import Labels, arrived
 from trimtab_evidently.expected import Guess, Outputs, by_loss, by_probability
 from trimtab_evidently.likeness import FOLDS, Folds, coded, density_ratio
-from trimtab_evidently.pair import groups_of
 from trimtab_evidently.sketch import Floats
 
 __all__ = ["Estimate"]
@@ -35,15 +33,12 @@ class Side:
         As trees read them ``[rows, columns]``.
     outputs
         Of the champion ``[rows, k]``.
-    labels
-        Where there are any ``[rows]``.
     blocks
         Which of 20 blocks each row is in, rows of one group in the same ``[rows]``.
     """
 
     inputs: Floats
     outputs: Outputs
-    labels: Labels
     blocks: Folds
 
     @property
@@ -167,9 +162,11 @@ class Estimate(OnDraw):
     def check(self, case: Case) -> Finding:
         """Estimate; alarm with probability ``case.alpha`` at most when the rows are drawn as the reference's were."""
         metric, number = case.metric, case.current.number
-        if why := self._too_little(case.labelled, case.current):
+        labels = _labels(case.labelled)
+        labelled, current = case.labelled.take(arrived(labels)), _thinned(case.current, self.rows)
+        if why := self._too_little(labelled, case.current):
             return self._unknown(case, why, {})
-        before, now = _sides(case.labelled, case.current, self.rows)
+        before, now = map(_side, (labelled, current), coded(labelled, current))
         at_before, at_now = density_ratio(before.inputs, now.inputs, before.folds, now.folds)
         unseen = float((at_now > SPARSE).mean())
         scores = {"unseen": unseen, "n": float(len(now.outputs)), "reference_n": float(len(before.outputs))}
@@ -179,19 +176,23 @@ class Estimate(OnDraw):
                 f"{self.max_unseen:.1%} allowed (setting max_unseen)"
             )
             return self._unknown(case, why, scores)
-        found = _estimate(metric, before, now, np.minimum(at_before, SPARSE))
+        found = _estimate(metric, before, labels[arrived(labels)], now, np.minimum(at_before, SPARSE))
         if not all(map(math.isfinite, (found.before, found.now, found.error))):
             return self._unknown(case, "the labelled rows do not determine it", scores)
+        key, limit = ("rise", self.max_rise) if metric.relative else ("drop", self.max_drop)
         size = math.expm1(found.fall) if metric.relative else found.fall
-        scores |= {metric.name: found.now, f"reference_{metric.name}": found.before}
-        scores |= {"rise" if metric.relative else "drop": size, "standard_error": found.error, "p": found.p}
-        limit = self.max_rise if metric.relative else self.max_drop
+        scores |= {metric.name: found.now, f"reference_{metric.name}": found.before, f"{metric.name}.p": found.p}
+        scores |= {key: size, "standard_error": found.error}
+        told: dict[str, Any] = {
+            "scores": scores,
+            "limits": {key: limit, f"{metric.name}.p": case.alpha},
+            "p": found.p if size > limit else 1.0,
+            "estimated": True,
+        }
         if found.p > case.alpha or size <= limit:
-            return Finding(self.name, number, Answer.FINE, (), scores, estimated=True)
+            return Finding(self.name, number, Answer.FINE, **told)
         reason = self._reason(metric, found, scores)
-        return Finding(
-            self.name, number, Answer.WORSE, (reason,), scores, alarms=(metric.name,), p=found.p, estimated=True
-        )
+        return Finding(self.name, number, Answer.WORSE, (reason,), alarms=(metric.name,), **told)
 
     def _reason(self, metric: Metric, found: Estimated, scores: dict[str, float]) -> str:
         verb = "fallen" if metric.larger_is_better else "risen"
@@ -209,61 +210,59 @@ class Estimate(OnDraw):
         reason = f"{case.metric.name} cannot be estimated without labels: {why}"
         return Finding(self.name, case.current.number, Answer.UNKNOWN, (reason,), scores, estimated=True)
 
-    def _too_little(self, reference: Sample, current: Sample) -> str | None:
+    def _too_little(self, labelled: Sample, current: Sample) -> str | None:
         """Say what an estimate lacks, or None."""
-        window = f"window {current.number}"
-        for sample, where in ((reference, "the reference"), (current, window)):
+        window, rows = f"window {current.number}", "rows (setting min_rows)"
+        for sample, where in ((labelled, "the reference"), (current, window)):
             if sample.outputs is None:
                 return f"the champion gives no {_wanted(sample)} in {where}"
             broken = int((~np.isfinite(sample.outputs).all(axis=1)).sum())
             if broken and sample.schema.task == "regression":
                 return f"the champion's predictions are not finite in {broken} rows of {where}"
-        labels = np.zeros(0) if reference.labels is None else reference.labels
-        known = np.flatnonzero(arrived(labels))
-        for count, what in (
-            (len(np.unique(groups_of(reference)[known])), "labelled rows (setting min_rows) in the reference"),
-            (len(np.unique(groups_of(current))), f"rows (setting min_rows) in {window}"),
-        ):
+        for sample, what in ((labelled, f"labelled {rows} in the reference"), (current, f"{rows} in {window}")):
+            count = len(np.unique(_groups(sample)))
             if count < self.min_rows:
                 return f"needs {self.min_rows} {what}, which has {count}"
         return None
-
-    def report(self, case: Case, path: Path) -> bool:
-        """Write nothing: the reason says all."""
-        return False
 
 
 def _wanted(sample: Sample) -> str:
     return "predictions" if sample.schema.task == "regression" else "probabilities"
 
 
-def _sides(reference: Sample, current: Sample, most: int) -> tuple[Side, Side]:
-    """Return the labelled rows of the reference, and at most so many of the window's."""
-    if reference.outputs is None or current.outputs is None or reference.labels is None:
-        raise ValueError("an estimate needs the champion's output on both samples, and labels of the reference")
-    before, now = coded(reference, current)
-    known = np.flatnonzero(arrived(reference.labels))
-    drawn = np.sort(np.random.default_rng(len(current)).permutation(len(current))[:most])
-    return (
-        Side(before[known], reference.outputs[known], reference.labels[known], _blocks(groups_of(reference)[known])),
-        Side(now[drawn], current.outputs[drawn], np.zeros(0), _blocks(groups_of(current)[drawn])),
-    )
+def _groups(sample: Sample) -> npt.NDArray[np.uint64]:
+    """Return the group of each row; its own where there are none."""
+    return np.arange(len(sample), dtype=np.uint64) if sample.groups is None else sample.groups
 
 
-def _blocks(groups: npt.NDArray[np.intp]) -> Folds:
+def _labels(sample: Sample) -> Labels:
+    """Return the labels, all of them missing where there are none."""
+    return np.full(len(sample), -1) if sample.labels is None else sample.labels
+
+
+def _thinned(sample: Sample, most: int) -> Sample:
+    """Return at most so many rows, drawn without replacement, always the same."""
+    return sample.take(np.sort(np.random.default_rng(len(sample)).permutation(len(sample))[:most]))
+
+
+def _side(sample: Sample, inputs: Floats) -> Side:
+    return Side(inputs, np.asarray(sample.outputs, dtype=np.float32), _blocks(_groups(sample)))
+
+
+def _blocks(groups: npt.NDArray[np.uint64]) -> Folds:
     """Deal groups of rows into blocks, always the same way."""
     codes = np.unique(groups, return_inverse=True)[1]
     return np.asarray(np.random.default_rng(len(codes)).permutation(int(codes.max()) + 1)[codes] % BLOCKS)
 
 
-def _estimate(metric: Metric, before: Side, now: Side, ratio: Floats) -> Estimated:
+def _estimate(metric: Metric, before: Side, labels: Labels, now: Side, ratio: Floats) -> Estimated:
     """Estimate a metric on the window from its guessed labels, and from what guesses were off on the reference."""
     if metric.task == "regression":
         inputs, squared = (before.inputs, now.inputs), isinstance(metric, Rmse)
-        guesses = by_loss(before.outputs, before.labels, before.folds, now.outputs, inputs, squared)
+        guesses = by_loss(before.outputs, labels, before.folds, now.outputs, inputs, squared)
     else:
-        guesses = by_probability(before.outputs, before.labels, before.folds, now.outputs)
-    sure, rows = Guess.sure(before.labels), before.weightings
+        guesses = by_probability(before.outputs, labels, before.folds, now.outputs)
+    sure, rows = Guess.sure(labels), before.weightings
 
     def useful(guess: Guess, outputs: Outputs, weights: Floats) -> Floats:
         return np.array([utility(metric, v) for v in guess.figures(metric, outputs, weights).tolist()])

@@ -18,7 +18,7 @@ from trimtab_evidently.packed import Lens, Sketches, unpack_lenses
 from trimtab_evidently.scores import Score, Sketch
 from trimtab_evidently.sketch import Floats, LevelSketch, NumberSketch
 
-__all__ = ["Family", "Pair", "Shift", "changed", "completed", "groups_of", "shares_missing", "sketched"]
+__all__ = ["Family", "Pair", "Shift", "changed", "completed", "shares_missing", "sketched"]
 
 Floats32 = npt.NDArray[np.float32]
 Family = Literal["columns", "correlations", "rows", "embedding"]
@@ -208,7 +208,7 @@ def _require_known(ignore: Collection[str], columns: Columns) -> None:
             )
 
 
-def groups_of(sample: Sample) -> npt.NDArray[np.intp]:
+def _groups(sample: Sample) -> npt.NDArray[np.intp]:
     """Return a number for each row's group."""
     if sample.groups is None:
         return np.arange(len(sample))
@@ -217,7 +217,7 @@ def groups_of(sample: Sample) -> npt.NDArray[np.intp]:
 
 def _independent(sample: Sample) -> float:
     """Return as how many rows, each of a group of its own, the sample's rows count."""
-    sizes = np.bincount(groups_of(sample)).astype(np.float64)
+    sizes = np.bincount(_groups(sample)).astype(np.float64)
     return float(sizes.sum() ** 2 / max(1.0, (sizes**2).sum()))
 
 
@@ -227,7 +227,7 @@ def _drawn(sample: Sample, most: int) -> npt.NDArray[np.intp]:
     if sample.groups is None:
         return np.sort(draw.choice(len(sample), min(most, len(sample)), replace=False))
     places = draw.permutation(len(sample))
-    _, first = np.unique(groups_of(sample)[places], return_index=True)
+    _, first = np.unique(_groups(sample)[places], return_index=True)
     return np.sort(places[draw.choice(first, min(most, len(first)), replace=False)])
 
 
