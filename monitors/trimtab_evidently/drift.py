@@ -63,8 +63,8 @@ def adjust(p_values: Mapping[str, float], method: Literal["bh", "holm"] = "holm"
 class Drift:
     """Compare every feature, and what the features are together, with the reference.
 
-    Numbers by the Kolmogorov-Smirnov test and the Wasserstein distance in reference standard
-    deviations, categories by the chi-square test and the Jensen-Shannon distance, missing values by their
+    Numbers by the Kolmogorov-Smirnov test, a rank test of place and scale, and the Wasserstein distance in
+    reference standard deviations, categories by the chi-square test and the Jensen-Shannon distance, missing values by their
     rate, tensors by mean, standard deviation and gradient energy, the champion by its confidence (in a
     regression its predictions). Jointly: the rank correlations of numeric columns, trees that try to tell
     the two samples' rows apart, and a kernel test and such trees on the champion's embedding.
@@ -117,7 +117,7 @@ class Drift:
     >>> schema = Schema.freeze({"x": Feature()}, before)
     >>> case = case_of(Drift(), Sample(schema, before), Sample(schema, now, number=1), 0.05)
     >>> Drift().check(case).reasons[0]
-    'x moved: mean -0.02689 to 0.9308, sd 1.014 to 0.938; effect 0.94, limit 0.165; adjusted p 2e-34'
+    'x moved: mean -0.02689 to 0.9308, sd 1.014 to 0.938; effect 0.94, limit 0.165; adjusted p 2e-43'
     """
 
     effect: float = 0.1
