@@ -64,10 +64,11 @@ class Drift:
     """Compare every feature, and what the features are together, with the reference.
 
     Numbers by the Kolmogorov-Smirnov test, a rank test of place and scale, and the Wasserstein distance in
-    reference standard deviations, categories by the chi-square test and the Jensen-Shannon distance, missing values by their
-    rate, tensors by mean, standard deviation and gradient energy, the champion by its confidence (in a
-    regression its predictions). Jointly: the rank correlations of numeric columns, trees that try to tell
-    the two samples' rows apart, and a kernel test and such trees on the champion's embedding.
+    reference standard deviations, categories by the chi-square test and the Jensen-Shannon distance,
+    missing values by their rate, tensors by mean, standard deviation and gradient energy, the champion by
+    its confidence (in a regression its predictions). Jointly: the rank correlations of numeric columns,
+    trees that try to tell the two samples' rows apart, and a kernel test and such trees on the champion's
+    embedding.
 
     A statistic alarms when its adjusted p-value is at most its family's share of alpha *and* its effect
     exceeds both the limit and what chance alone does in 99 of 100 samples of these sizes. The tests are
@@ -201,8 +202,9 @@ class Drift:
         return Finding(self.name, current.number, answer, tuple(reasons), _scores(shifts, verdicts))
 
     def _judged(self, shifts: Sequence[Shift], alpha: float) -> Any:
-        scores = {s.name: (s.score.effect, s.p) for s in shifts}
-        return judge(scores, {s.name: s.limit for s in shifts}, alpha if self.calibrate else 1.0)
+        level = alpha if self.calibrate else 1.0
+        asked = [s for s in shifts if s.family != "correlations" or s.p <= level]  # else hundreds that cannot alarm
+        return judge({s.name: (s.score.effect, s.p) for s in asked}, {s.name: s.limit for s in asked}, level)
 
     def _adjusted(self, shifts: Sequence[Shift]) -> list[Shift]:
         """Adjust p-values by family, and put the largest change in terms of its limit first."""
