@@ -20,6 +20,12 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
+def kept(name: str) -> dict[str, Any]:
+    """Return the figures that ``results/NAME.json`` holds; none where it is not there."""
+    path = RESULTS / f"{name}.json"
+    return dict(json.loads(path.read_text())["figures"]) if path.is_file() else {}
+
+
 def save(name: str, figures: dict[str, Any], seed: int | list[int]) -> Path:
     """Write ``results/NAME.json`` and return its path."""
     RESULTS.mkdir(exist_ok=True)

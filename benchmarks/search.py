@@ -14,7 +14,7 @@ import math
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,14 +26,13 @@ import torch
 from figures import save
 from rich.console import Console
 from rich.table import Table
-from seeded import DRIFTED, NETWORK, Digits, over_seeds, plain
+from seeded import DRIFTED, NETWORK, Digits, plain, ratio
 
 from trimtab import discover
 from trimtab.candidate import Candidate
 from trimtab.data import Data, Role, Rows, assign
 from trimtab.errors import TrimtabError
 from trimtab.evidence import Bench
-from trimtab.intervals import Interval
 from trimtab.loadable import Loadable
 from trimtab.metric import Accuracy, answer, score
 from trimtab.pareto import front, hypervolume
@@ -273,12 +272,6 @@ def one(seed: int, size: Size, threads: int) -> dict[str, Any]:
     }
     print(f"seed {seed}: ratio {volumes['joint'] / volumes['random']:.2f}", flush=True)
     return {"ratio": volumes["joint"] / volumes["random"], **told}
-
-
-def ratio(ratios: Sequence[float]) -> Interval:
-    """Return the geometric mean of ratios with its interval."""
-    logs = over_seeds([math.log(r) for r in ratios])
-    return Interval(*(math.exp(v) for v in (logs.value, logs.low, logs.high)))
 
 
 def main() -> None:

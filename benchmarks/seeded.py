@@ -30,6 +30,12 @@ def over_seeds(values: Sequence[float], confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def ratio(ratios: Sequence[float]) -> Interval:
+    """Return the geometric mean of ratios with its interval."""
+    logs = over_seeds([math.log(r) for r in ratios])
+    return Interval(*(math.exp(v) for v in (logs.value, logs.low, logs.high)))
+
+
 def plain(interval: Interval) -> dict[str, float | None]:
     """Return what the figures' JSON keeps of an interval: null for what is not a number."""
     named = {"value": interval.value, "low": interval.low, "high": interval.high}

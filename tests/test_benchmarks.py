@@ -26,7 +26,7 @@ def test_a_mean_over_seeds_is_told_with_students_interval() -> None:
 
 
 def test_ratios_are_averaged_so_that_half_and_double_cancel_out() -> None:
-    mean = search.ratio([0.5, 2.0, 1.0])
+    mean = seeded.ratio([0.5, 2.0, 1.0])
     assert mean.value == pytest.approx(1.0)
     assert mean.low * mean.high == pytest.approx(1.0)
     assert mean.low < 0.5

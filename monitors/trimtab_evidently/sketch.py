@@ -42,7 +42,7 @@ class NumberLens:
     edges
         Ascending, ``[bins + 1]``. What lies below the first or beyond the last has a bin of its own.
     even
-        Whether the bins are equally wide, which is ten times as fast.
+        Whether the bins are equally wide, which is faster.
     center
         What squares are taken around, so that they do not cancel.
     chance
@@ -111,10 +111,7 @@ class NumberLens:
             infinite, numbers = len(numbers) - count - missing, numbers[finite]
         else:
             infinite = 0
-        place = self._place(numbers)
-        size = len(self.edges) + 1
-        counts = np.bincount(place, minlength=size).astype(np.int64)
-        sums = np.asarray(np.bincount(place, weights=numbers, minlength=size), dtype=np.float64)
+        counts, sums = self._even(numbers) if self.even else self._uneven(numbers)
         squares = float(np.square(numbers - self.center).sum())  # not a dot product, which wakes every core for it
         return NumberSketch(self, counts, sums, squares, missing, infinite)
 
@@ -123,13 +120,24 @@ class NumberLens:
         numbers = np.asarray(values, dtype=np.float64)
         return np.where(_counts(numbers), numbers, np.nan)
 
-    def _place(self, numbers: Floats) -> npt.NDArray[np.intp]:
-        if not self.even:
-            return np.asarray(np.searchsorted(self.edges, numbers, side="right"), dtype=np.intp)
+    def _even(self, numbers: Floats) -> tuple[Counts, Floats]:
+        """Return counts and sums by bin, from each value's place."""
         bins = len(self.edges) - 1
         scaled = (numbers - self.edges[0]) * (bins / (self.edges[-1] - self.edges[0]))
         np.clip(scaled, -1.0, bins, out=scaled)
-        return np.asarray(np.floor(scaled, out=scaled).astype(np.intp) + 1)
+        place = np.floor(scaled, out=scaled).astype(np.intp) + 1
+        counts, sums = (np.bincount(place, weights=w, minlength=bins + 2) for w in (None, numbers))
+        return counts.astype(np.int64), np.asarray(sums, dtype=np.float64)
+
+    def _uneven(self, numbers: Floats) -> tuple[Counts, Floats]:
+        """Return counts and sums by bin: few edges are found sooner among sorted values than all values among edges."""
+        ascending = np.sort(numbers)
+        ends = np.concatenate([[0], np.searchsorted(ascending, self.edges, side="left"), [len(ascending)]])
+        counts = np.diff(ends).astype(np.int64)
+        used, sums = counts > 0, np.zeros(len(counts))
+        if len(ascending):
+            sums[used] = np.add.reduceat(ascending, ends[:-1][used])
+        return counts, sums
 
 
 def _counts(numbers: Floats) -> npt.NDArray[np.bool_]:
