@@ -55,7 +55,7 @@ class Course:
     @cached_property
     def schema(self) -> Schema:
         """Of the rows."""
-        return Schema.freeze({name: Feature() for name in self.features}, self.features)
+        return Schema.freeze({str(name): Feature() for name in self.features}, self.features)
 
     def places(self, first: int, last: int) -> npt.NDArray[np.int64]:
         """Return the places of the rows of some windows in a row."""
