@@ -92,10 +92,10 @@ def elsewhere(*arguments: object) -> Any:
     return json.loads(done.stdout) if done.stdout else None
 
 
-def measured(sizes: Sequence[int], columns: int, seed: int) -> list[Figures]:
+def measured(sizes: Sequence[int], columns: int, seed: int, times: int = TIMES) -> list[Figures]:
     """Write the largest of these windows, and look at the first rows of it, as many as each has, in fresh processes.
 
-    Of several looks at one window the one of the median CPU time counts; the largest is looked at once.
+    Of ``times`` looks at one window the one of the median CPU time counts; the largest is looked at once.
     """
     found = []
     with tempfile.TemporaryDirectory(prefix="trimtab-footprint-") as place:
@@ -104,7 +104,7 @@ def measured(sizes: Sequence[int], columns: int, seed: int) -> list[Figures]:
             raise SystemExit(f"{place} has {free / 1e9:.0f} GB left, too few for {max(sizes)} rows; set TMPDIR")
         elsewhere("write", place, max(sizes), columns, "--seed", seed)
         for rows in sizes:
-            looks = [elsewhere("look", place, rows, columns) for _ in range(1 if rows == LARGE else TIMES)]
+            looks = [elsewhere("look", place, rows, columns) for _ in range(1 if rows == LARGE else times)]
             found.append(dict(sorted(looks, key=lambda told: told["cpu_seconds"])[len(looks) // 2]))
     return found
 

@@ -147,7 +147,7 @@ def at_least(alarms: int, windows: int, confidence: float = 0.999) -> float:
 
 def quiet_cells(quick: bool) -> dict[Cell, int]:
     """Return the cells of quiet windows with how many to look at; few where they are dear."""
-    many = {5: 300, 25: 300, 100: 160}
+    many = {5: 300, 25: 300, 100: 140}
     found: dict[Cell, int] = {}
     for source, sizes in (("generated", (200, 2000, 20_000)), ("electricity", (200, 2000))):
         for columns, windows in many.items():

@@ -46,6 +46,8 @@ class Draw:
     def add(self, batch: pd.DataFrame, places: npt.NDArray[np.int64]) -> None:
         """Take a batch with the place of each of its rows in the window."""
         numbers = _mixed(places.astype(np.uint64))
+        if len(numbers) > self.most:  # then the batch alone tells that some are too high, and they need no copy
+            self._limit = min(self._limit, np.partition(numbers, self.most - 1)[self.most - 1])
         low = numbers <= self._limit
         if low.any() or not self._parts:
             self._parts.append((numbers[low], places[low], batch[low]))

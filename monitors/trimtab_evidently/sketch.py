@@ -147,7 +147,7 @@ def _counts(numbers: Floats) -> npt.NDArray[np.bool_]:
 
 def _by_chance(finite: Floats) -> float:
     points, bridges = _bridges()
-    between = np.diff(np.quantile(finite, points))
+    between = np.diff(np.interp(points * (len(finite) - 1), np.arange(len(finite)), finite))  # its quantiles
     return float(np.quantile(bridges @ between, NULL))
 
 
@@ -169,7 +169,7 @@ def _bridges() -> tuple[Floats, Floats]:
 
 
 def _mixed(finite: Floats, even: Floats, bins: int) -> Floats:
-    full = np.quantile(finite, np.linspace(0, 1, bins // 2 + 1), method="lower")
+    full = finite[np.linspace(0, len(finite) - 1, bins // 2 + 1).astype(np.intp)]
     values, times = np.unique(full, return_counts=True)
     again = values[times > 1]
     return np.unique(np.concatenate([even[::2], even[-1:], values, again, np.nextafter(again, np.inf)]))
