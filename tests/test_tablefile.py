@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from pandas.testing import assert_frame_equal
 
@@ -67,3 +68,15 @@ def test_no_rows_have_the_columns(tmp_path: Path, kind: str, monkeypatch: pytest
     for file in pair(tmp_path / "rows", kind, monkeypatch):
         (none,) = file.rows(5, 5)
         assert (len(none), [str(c) for c in none.columns]) == (0, file.columns)
+
+
+def test_a_large_parquet_file_is_read_in_no_more_memory_than_a_small_one(tmp_path: Path) -> None:
+    path, values = tmp_path / "large.parquet", np.random.default_rng(0).normal(size=1 << 21)
+    pd.DataFrame({"x": values}).to_parquet(path, row_group_size=1 << 17)
+    file, before = open_parquet(path, large=0), pa.total_allocated_bytes()
+    read, most = 0, 0
+    for batch in file.rows(0, file.count):
+        read += len(batch)
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert read == len(values)
+    assert most < values.nbytes / 3  # of 16 groups of rows a few

@@ -231,7 +231,8 @@ class ParquetFile(TableFile):
 
     def rows(self, first: int, end: int) -> Iterator[pd.DataFrame]:
         """Yield rows a batch at a time."""
-        with pq.ParquetFile(self.path) as file:  # not read_table, which adds columns for folders named key=value
+        # not read_table, which adds columns for folders named key=value; a buffer would keep all that was read
+        with pq.ParquetFile(self.path, pre_buffer=False) as file:
             if first >= end:
                 yield unnested(file.schema_arrow.empty_table())
                 return
