@@ -64,7 +64,7 @@ def look(folder: Path, rows: int, columns: int) -> Figures:
     fitted = monitor.fit(reference)
     wall, cpu = time.perf_counter(), time.process_time()
     window = ParquetSource("window.parquet", every=rows, start=0, base=str(folder)).read(1, 0)
-    seen = survey(window.batches(), stream.schema, 1, [(monitor, fitted)], MonitorsSettings().rows)
+    seen = survey(window.partitions, stream.schema, 1, [(monitor, fitted)], MonitorsSettings().rows)
     if seen.failed:
         raise seen.failed[monitor.name]
     case = Case(fitted, seen.seen[monitor.name], reference, stream.sample(seen.frame, 1), 0.05)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import detection
 import footprint
+import policies
+import quiet_years
 import rates
 import speed
 from figures import kept, save
@@ -20,6 +22,8 @@ PARTS: dict[str, Callable[[Ground], Told]] = {
     "scaling": footprint.scaling,
     "false-alarms": rates.false_alarms,
     "detection": detection.measure,
+    "years": quiet_years.measure,
+    "policies": policies.measure,
 }
 """Each can be run alone; its figures take the place of those under the same keys."""
 

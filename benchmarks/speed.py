@@ -22,6 +22,7 @@ from telling import Figures, Ground, Told
 from trimtab.monitor import Case, Finding, Summary
 from trimtab.sections import MonitorsSettings
 from trimtab.survey import survey
+from trimtab.window import Partition
 from trimtab_evidently.drift import Drift
 
 COLUMNS = 25
@@ -85,7 +86,7 @@ def changed(frame: pd.DataFrame) -> pd.DataFrame:
 
 def looked(monitor: Drift, stream: Stream, fitted: Summary, before: pd.DataFrame, now: pd.DataFrame) -> Finding:
     """Look at a window at hand as the loop does: all its rows once, and the check beside drawn rows."""
-    seen = survey([now], stream.schema, 1, [(monitor, fitted)], DRAWN)
+    seen = survey([Partition(0, lambda: [now])], stream.schema, 1, [(monitor, fitted)], DRAWN)
     if seen.failed:
         raise seen.failed[monitor.name]
     drawn = stream.sample(seen.frame, 1)

@@ -9,7 +9,8 @@ from functools import cached_property
 
 from trimtab.monitor import Case, Finding, Sample, Summary
 from trimtab.sections import MonitorsSettings
-from trimtab.trigger import Action, Decision, State, Trigger
+from trimtab.state import State
+from trimtab.trigger import Action, Decision, Trigger
 from trimtab_evidently.drift import Drift
 from trimtab_evidently.performance import Performance
 

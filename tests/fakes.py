@@ -318,7 +318,7 @@ class Means(OnDraw):
             return Finding(self.name, current.number, Answer.UNKNOWN, (f"{len(current)} rows, {self.few} are needed",))
         old, new = reference.inputs["numeric"], current.inputs["numeric"]
         shifts = np.abs(new.mean(axis=0) - old.mean(axis=0)) / old.std(axis=0)
-        scores = dict(zip(current.schema.names, map(float, shifts), strict=True))
+        scores = {n: float(s) for n, s in zip(current.schema.names, shifts, strict=True) if np.isfinite(s)}
         far = tuple(f"column {n!r} moved by {s:.2f} sd" for n, s in scores.items() if s > self.limit)
         return Finding(self.name, current.number, Answer.MOVED if far else Answer.FINE, far, scores)
 

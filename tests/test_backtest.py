@@ -249,7 +249,7 @@ def test_a_replay_that_fails_is_a_row_with_its_reason(tmp_path: Path) -> None:
     for model in Path(kept[0]["folder"]).glob("versions/*/model/model.onnx"):
         model.write_text("{}")
     asked = ["backtest", str(config), "--set", *QUICK, "--trigger", EAGER, "--trigger", PATIENT]
-    done = CliRunner().invoke(app, asked)
+    done = CliRunner().invoke(app, asked, env={"COLUMNS": "300"})
     assert done.exit_code == 2
     assert "failed: none of the versions" in " ".join(done.output.split())
     report = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
@@ -281,7 +281,7 @@ def test_a_real_project_is_left_as_it_is_and_its_figures_come_out(tmp_path: Path
         tmp_path,
         optimize={"techniques": ["finetune", "export"], "candidates": 3},
         gate={"max_slowdown": 99.0, "min_gain": 99.0, "max_quality_drop": 0.5, "max_total_drop": 0.5},
-        trigger={"cooldown": 0},
+        trigger={"on": ["every 2 windows"], "cooldown": 0},
     )
     DirectRunner().watch(config, (), True, Silent())
     home, project = tmp_path / "home", Project.load(config)

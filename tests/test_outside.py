@@ -206,6 +206,8 @@ class Beyond(OnDraw):
         reference, current = case.reference, case.current
         if min(len(reference), len(current)) < 50:
             return Finding(self.name, current.number, Answer.UNKNOWN, ("needs 50 rows",))
+        if "numeric" not in current.inputs:
+            return Finding(self.name, current.number, Answer.UNKNOWN, ("the rows cannot be read",))
         before, now = reference.inputs["numeric"], current.inputs["numeric"]
         beyond = ((now < before.min(axis=0)) | (now > before.max(axis=0))).mean(axis=0)
         reasons = tuple(f"column {i}: {b:.2f} beyond" for i, b in enumerate(beyond) if b > self.share)

@@ -12,7 +12,8 @@ from tests.judged import judged
 from trimtab.errors import DataError
 from trimtab.monitor import Answer, Sample, case_of
 from trimtab.segments import BySegment
-from trimtab.trigger import State, Trigger
+from trimtab.state import State
+from trimtab.trigger import Trigger
 from trimtab.window import Feature, Schema
 from trimtab_evidently.drift import Drift
 from trimtab_evidently.performance import Performance

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trimtab.monitor import Answer, Finding
-from trimtab.trigger import Acknowledged, Action, Decision, State, Trigger
+from trimtab.state import Acknowledged, State
+from trimtab.trigger import Action, Decision, Trigger
 
 
 def found(answer: str, window: int, monitor: str = "m") -> Finding:

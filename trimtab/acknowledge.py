@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from trimtab.errors import SettingsError, nearest
 from trimtab.parts import Parts
-from trimtab.trigger import Acknowledged
+from trimtab.state import Acknowledged
 
 __all__ = ["acknowledge", "acknowledged"]
 

@@ -11,7 +11,8 @@ from trimtab.history import Round
 from trimtab.monitor import Answer
 from trimtab.parts import Parts
 from trimtab.serving import Serving
-from trimtab.trigger import Decision, State
+from trimtab.state import State
+from trimtab.trigger import Decision
 
 __all__ = ["decide"]
 

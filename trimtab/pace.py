@@ -18,8 +18,8 @@ from trimtab.data import Rows
 from trimtab.monitor import Answer, Finding
 from trimtab.parts import Parts
 from trimtab.serving import Serving
+from trimtab.state import windows_in
 from trimtab.timing import race
-from trimtab.trigger import windows_in
 from trimtab.window import Arrays
 
 __all__ = ["Pace", "Yardstick", "keeps_pace", "machine"]

@@ -15,8 +15,8 @@ from trimtab.monitor import Sample
 from trimtab.parts import Parts
 from trimtab.serving import Serving
 from trimtab.sight import seen_by_champion
+from trimtab.state import windows_in
 from trimtab.survey import Survey, survey
-from trimtab.trigger import windows_in
 from trimtab.window import Window
 
 __all__ = ["reference_of"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from trimtab.monitor import Answer, Finding
+from trimtab.state import Heard, State, weight_of, windows_in
 
-__all__ = ["Acknowledged", "Action", "Budget", "Decision", "State", "Trigger", "windows_in"]
+__all__ = ["Action", "Budget", "Decision", "Trigger"]
 
-DAYS_PER_YEAR = 365.25
 MONTHS_PER_YEAR = 12
 
 
@@ -59,72 +58,6 @@ class Decision:
     asks: bool = False
 
 
-@dataclass(frozen=True)
-class Acknowledged:
-    """An alarm of which a person said that it is expected.
-
-    Parameters
-    ----------
-    monitor
-        Which monitor's.
-    statistic
-        Which of its statistics; None: every alarm of the monitor.
-    expected
-        Why, in the person's words.
-    until
-        The last window for which it holds.
-    who
-        Who said so.
-    """
-
-    monitor: str
-    statistic: str | None
-    expected: str
-    until: int
-    who: str
-
-    def quiets(self, finding: Finding) -> frozenset[str] | None:
-        """Return which of a finding's alarms it quiets; None: all of it."""
-        if finding.monitor != self.monitor or finding.window > self.until:
-            return frozenset()
-        if self.statistic is None:
-            return None
-        return frozenset({self.statistic} & {*finding.alarms})
-
-
-@dataclass(frozen=True)
-class State:
-    """What a decision depends on beside the findings; times are counted in windows.
-
-    Parameters
-    ----------
-    rounds
-        The window after which each round ran, and the minutes that it took, oldest first.
-    per_year
-        Windows in a year.
-    labelled_rows
-        Rows whose labels came since the last round.
-    importance
-        Share of each feature in what the champion answers; they sum to 1. Empty: not known.
-    tried
-        Statistics that had moved when a round found nothing better for it, under the present champion.
-    acknowledged
-        What a person said to be expected.
-    """
-
-    rounds: tuple[tuple[int, float], ...] = ()
-    per_year: float = 52.0
-    labelled_rows: int = 0
-    importance: Mapping[str, float] = field(default_factory=dict)
-    tried: frozenset[str] = frozenset()
-    acknowledged: tuple[Acknowledged, ...] = ()
-
-    @property
-    def last(self) -> int | None:
-        """The window after which the last round ran."""
-        return max((window for window, _ in self.rounds), default=None)
-
-
 def _confirm(value: object) -> object:
     match = re.fullmatch(r"(\d+)\s+of\s+(\d+)", str(value).strip()) if isinstance(value, str) else None
     if match is None:
@@ -150,18 +83,6 @@ def _cause(value: object) -> object:
             f"{value!r} is no cause of a round; there are worse, moved, slower, rows 10000, every 30d, every 8 windows"
         )
     return words
-
-
-def windows_in(words: str, per_year: float) -> float:
-    """Return how many windows a length of time is, such as ``30d`` or ``8 windows``.
-
-    Examples
-    --------
-    >>> windows_in("8 windows", 52.18), round(windows_in("30d", 52.18), 2)
-    (8.0, 4.29)
-    """
-    count, unit = re.fullmatch(r"(\d+)\s*(d|windows?)", words).groups()  # type: ignore[union-attr]
-    return float(count) * (per_year / DAYS_PER_YEAR if unit == "d" else 1.0)
 
 
 class Budget(BaseModel):
@@ -259,7 +180,7 @@ class Trigger(BaseModel):
         if broken:
             again = _again(found, window, self.ask_after)
             return Decision(window, Action.QUARANTINE, (*again, *_reasons(broken)), asks=bool(again))
-        heard = _Heard.of(found, state)
+        heard = Heard.of(found, state)
         causes, waiting, weighed = self._causes(window, heard, state)
         reasons = tuple(r for _, told in causes for r in told)
         if causes and (held := self._held(window, state)):
@@ -271,7 +192,7 @@ class Trigger(BaseModel):
         return Decision(window, Action.IGNORE, heard.quieted if any(heard.quieted) else (), None, weighed)
 
     def _causes(
-        self, window: int, heard: _Heard, state: State
+        self, window: int, heard: Heard, state: State
     ) -> tuple[list[tuple[str, tuple[str, ...]]], tuple[str, ...], dict[str, Any]]:
         """Return what starts a round with its reasons, what only alerts, and what was weighed."""
         worse = _standing(heard.findings, estimated=False)
@@ -282,7 +203,7 @@ class Trigger(BaseModel):
         level = self.level(state.per_year)
         well = _well(recent) if "worse" in self.on else set()
         certain = [f for f in moved if f.window not in well and (f.p is None or f.p <= level)]
-        weight = max((_weight(f, state.importance) for f in certain), default=0.0)
+        weight = max((weight_of(f, state.importance) for f in certain), default=0.0)
         news = [f for f in certain if not f.alarms or not {*f.alarms} <= state.tried]
         counted = self._confirmed(news) if weight >= self.importance else []
         spoken = [
@@ -354,51 +275,6 @@ class Trigger(BaseModel):
         """
         m, k = self.confirm
         return float(min(1.0, (self.false_rounds / 2 / per_year / comb(k - 1, m - 1)) ** (1 / m)))
-
-
-@dataclass(frozen=True)
-class _Heard:
-    """Findings without the alarms of which a person said that they are expected."""
-
-    findings: tuple[Finding, ...]
-    quieted: tuple[str, ...]
-
-    @classmethod
-    def of(cls, findings: Sequence[Finding], state: State) -> _Heard:
-        heard: list[Finding] = []
-        quieted: dict[str, None] = {}
-        for finding in findings:
-            spoke = [a for a in state.acknowledged if a.quiets(finding) != frozenset()]
-            if not finding.answer.alarms or not spoke:
-                heard.append(finding)
-                continue
-            for one in spoke:
-                quieted[f"{one.monitor}: acknowledged by {one.who} as expected ({one.expected})"] = None
-            names = {*finding.alarms}
-            left = names.difference(*(a.quiets(finding) or names for a in spoke))
-            if left:
-                heard.append(_only(finding, left))
-        return cls(tuple(heard), tuple(quieted))
-
-
-def _only(finding: Finding, alarms: set[str]) -> Finding:
-    """Return a finding with some of its alarms."""
-    kept = tuple(a for a in finding.alarms if a in alarms)
-    return dataclasses.replace(finding, alarms=kept)
-
-
-def _weight(finding: Finding, importance: Mapping[str, float]) -> float:
-    """Return the share of the champion's answers that hangs on what alarmed; 1 where that is not known."""
-    if not importance or not finding.alarms:
-        return 1.0
-    columns: set[str] = set()
-    for statistic in finding.alarms:
-        parts = [part.partition(" [")[0] for part in statistic.split(" ~ ")]
-        about = {c for c in importance for part in parts if part == c or part.startswith(f"{c}.")}
-        if not about:
-            return 1.0
-        columns |= about
-    return sum(importance[c] for c in columns)
 
 
 def _again(findings: Sequence[Finding], window: int, windows: int) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def render(page: Page) -> str:
     --------
     >>> from trimtab.history import WindowRecord
     >>> from trimtab.trigger import Action
-    >>> record = WindowRecord(5, "row 0", "row 9", 9, 1, False, Action.ALERT, ("<b> moved",), 0.1, "")
+    >>> record = WindowRecord(5, "row 0", "row 9", 9, 1, False, Action.ALERT, ("<b> moved",), {}, 0.1, "")
     >>> past = Past(record, {}, (), (), {})
     >>> html = render(Page("p", "accuracy", True, past, (), (past,)))
     >>> "&lt;b&gt; moved" in html, "<script" in html

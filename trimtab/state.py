@@ -1,0 +1,138 @@
+"""What a decision depends on beside the findings, and which alarms are heard of those that a person expects."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from trimtab.monitor import Finding
+
+__all__ = ["Acknowledged", "Heard", "State", "weight_of", "windows_in"]
+
+DAYS_PER_YEAR = 365.25
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """An alarm of which a person said that it is expected.
+
+    Parameters
+    ----------
+    monitor
+        Which monitor's.
+    statistic
+        Which of its statistics; None: every alarm of the monitor.
+    expected
+        Why, in the person's words.
+    until
+        The last window for which it holds.
+    who
+        Who said so.
+    """
+
+    monitor: str
+    statistic: str | None
+    expected: str
+    until: int
+    who: str
+
+    def quiets(self, finding: Finding) -> frozenset[str] | None:
+        """Return which of a finding's alarms it quiets; None: all of it."""
+        if finding.monitor != self.monitor or finding.window > self.until:
+            return frozenset()
+        if self.statistic is None:
+            return None
+        return frozenset({self.statistic} & {*finding.alarms})
+
+
+@dataclass(frozen=True)
+class State:
+    """What a decision depends on beside the findings; times are counted in windows.
+
+    Parameters
+    ----------
+    rounds
+        The window after which each round ran, and the minutes that it took, oldest first.
+    per_year
+        Windows in a year.
+    labelled_rows
+        Rows whose labels came since the last round.
+    importance
+        Share of each feature in what the champion answers; they sum to 1. Empty: not known.
+    tried
+        Statistics that had moved when a round found nothing better for it, under the present champion.
+    acknowledged
+        What a person said to be expected.
+    """
+
+    rounds: tuple[tuple[int, float], ...] = ()
+    per_year: float = 52.0
+    labelled_rows: int = 0
+    importance: Mapping[str, float] = field(default_factory=dict)
+    tried: frozenset[str] = frozenset()
+    acknowledged: tuple[Acknowledged, ...] = ()
+
+    @property
+    def last(self) -> int | None:
+        """The window after which the last round ran."""
+        return max((window for window, _ in self.rounds), default=None)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Findings without the alarms of which a person said that they are expected."""
+
+    findings: tuple[Finding, ...]
+    quieted: tuple[str, ...]
+
+    @classmethod
+    def of(cls, findings: Sequence[Finding], state: State) -> Heard:
+        """Leave out what is expected, and name who says so."""
+        heard: list[Finding] = []
+        quieted: dict[str, None] = {}
+        for finding in findings:
+            spoke = [a for a in state.acknowledged if a.quiets(finding) != frozenset()]
+            if not finding.answer.alarms or not spoke:
+                heard.append(finding)
+                continue
+            for one in spoke:
+                quieted[f"{one.monitor}: acknowledged by {one.who} as expected ({one.expected})"] = None
+            names = {*finding.alarms}
+            left = names.difference(*(a.quiets(finding) or names for a in spoke))
+            if left:
+                heard.append(_only(finding, left))
+        return cls(tuple(heard), tuple(quieted))
+
+
+def _only(finding: Finding, alarms: set[str]) -> Finding:
+    """Return a finding with some of its alarms."""
+    kept = tuple(a for a in finding.alarms if a in alarms)
+    return dataclasses.replace(finding, alarms=kept)
+
+
+def weight_of(finding: Finding, importance: Mapping[str, float]) -> float:
+    """Return the share of the champion's answers that hangs on what alarmed; 1 where that is not known."""
+    if not importance or not finding.alarms:
+        return 1.0
+    columns: set[str] = set()
+    for statistic in finding.alarms:
+        parts = [part.partition(" [")[0] for part in statistic.split(" ~ ")]
+        about = {c for c in importance for part in parts if part == c or part.startswith(f"{c}.")}
+        if not about:
+            return 1.0
+        columns |= about
+    return sum(importance[c] for c in columns)
+
+
+def windows_in(words: str, per_year: float) -> float:
+    """Return how many windows a length of time is, such as ``30d`` or ``8 windows``.
+
+    Examples
+    --------
+    >>> windows_in("8 windows", 52.18), round(windows_in("30d", 52.18), 2)
+    (8.0, 4.29)
+    """
+    count, unit = re.fullmatch(r"(\d+)\s*(d|windows?)", words).groups()  # type: ignore[union-attr]
+    return float(count) * (per_year / DAYS_PER_YEAR if unit == "d" else 1.0)
