@@ -251,7 +251,7 @@ def test_a_replay_that_fails_is_a_row_with_its_reason(tmp_path: Path) -> None:
     asked = ["backtest", str(config), "--set", *QUICK, "--trigger", EAGER, "--trigger", PATIENT]
     done = CliRunner().invoke(app, asked, env={"COLUMNS": "300"})
     assert done.exit_code == 2
-    assert "failed: none of the versions" in " ".join(done.output.split())
+    assert "on=worse; cooldown=0: none of the versions [1, 2] loads" in " ".join(done.output.split())
     report = json.loads(CliRunner().invoke(app, [*asked, "--json"]).stdout)
     assert [bool(row["failed"]) for row in report["rows"]] == [True, False]
     assert report["rows"][1]["quality"] == kept[1]["quality"]

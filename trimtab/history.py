@@ -51,10 +51,21 @@ class WindowRecord:
 
 @dataclass(frozen=True)
 class Labelled:
-    """How many rows of a window had their label when they were last judged, and whether that is all of them."""
+    """How many rows of a window had their label when they were last judged.
+
+    Parameters
+    ----------
+    rows
+        How many.
+    complete
+        Whether that is all of them.
+    closed
+        The window that had just closed then.
+    """
 
     rows: int
     complete: bool
+    closed: int = 0
 
 
 @dataclass(frozen=True)

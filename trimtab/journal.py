@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import socket
@@ -162,16 +163,17 @@ class Journal:
             where = (WindowRow.project == self.project, WindowRow.number == number)
             session.execute(update(WindowRow).where(*where).values(labelled=True))
 
-    def record_labels(self, window: int, rows: int, complete: bool) -> None:
+    def record_labels(self, window: int, labelled: Labelled) -> None:
         """Remember how many labels a window had when they were judged."""
         with self._write() as session:
-            session.merge(LabelRow(project=self.project, window=window, rows=rows, complete=complete, at=now()))
+            plain = dataclasses.asdict(labelled)
+            session.merge(LabelRow(project=self.project, window=window, at=now(), **plain))
 
     def labels(self) -> dict[int, Labelled]:
         """Return how many labels each window had when they were last judged, by its number."""
         with self._read() as session:
             rows = session.scalars(select(LabelRow).where(LabelRow.project == self.project))
-            return {r.window: Labelled(r.rows, r.complete) for r in rows}
+            return {r.window: Labelled(r.rows, r.complete, r.closed) for r in rows}
 
     def windows(self) -> list[WindowRecord]:
         """Return every checked window in order."""

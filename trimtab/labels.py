@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,18 +47,20 @@ def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str]
             more_problems, more = _judge(parts, serving, window, served.get(number), closed)
         problems, findings = [*problems, *more_problems], [*findings, *more]
     for number, labelled in counts.items():
-        parts.journal.record_labels(number, labelled.rows, labelled.complete)
+        parts.journal.record_labels(number, dataclasses.replace(labelled, closed=closed))
     return problems, findings
 
 
 def _more(parts: Parts, serving: Serving, closed: int, served: dict[int, int | None]) -> dict[int, Labelled]:
     """Return how many labels there are of each window of which there are more than when it was judged."""
     project, known, quarantined = parts.project, parts.journal.labels(), parts.journal.quarantined()
-    newest = closed - project.window.label_delay
+    newest, last = closed - project.window.label_delay, parts.source.last(parts.start)
     candidates = {n for n in served if n <= newest} | ({closed} if newest == closed else set())
     found: dict[int, Labelled] = {}
     for number in sorted(candidates - quarantined):
         before = known.get(number, Labelled(0, False))
+        if before.closed == closed and closed not in served and closed <= last:
+            before = Labelled(0, False)  # judged in a look at this window that was cut off: nothing came of it
         if number < newest - project.window.label_patience or before.complete:
             continue
         now = _count(serving, parts.window(number))

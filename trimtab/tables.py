@@ -76,6 +76,7 @@ class LabelRow(Base):
     window: Mapped[int] = mapped_column(primary_key=True)
     rows: Mapped[int]
     complete: Mapped[bool]
+    closed: Mapped[int]
     at: Mapped[str] = mapped_column(String(40))
 
 
