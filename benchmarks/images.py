@@ -1,16 +1,14 @@
 """Whether the drift monitor sees what happens to images: blur, contrast, noise, a class that nobody has seen.
 
 A small network is trained on images of all classes but one; it is the champion, and its last hidden layer the
-embedding. Windows of other images come as they are, corrupted, or with rows of the class that was left out, in the
-share that it has among all images.
+embedding. Windows of other images come as they are, corrupted, or with rows of the class that was left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +40,12 @@ STRENGTHS: Mapping[str, Mapping[str, float]] = {
     "cifar": {"blur": 0.5, "contrast": 0.75, "noise": 0.04},
 }
 """Milder than those of ``recalibrate``: pixels, a factor, and a deviation of values in [0, 1]."""
-NEW = "new class"
+NEW = {"new class, 10 %": 0.1, "new class, 25 %": 0.25}
+"""Share of a window's rows. A tenth is what every class has; a quarter is that of a window of 300 rows."""
+KINDS = ("quiet", "blur", "contrast", "noise", *NEW)
 LEFT_OUT = 9
+TRAINED = 0.6
+"""Of the groups before the stream; the others are the reference."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Size:
     seeds
         How many.
     rows
-        Of a window.
+        Of a window, of all classes.
     windows
         Of each kind and seed, at most.
     epochs
@@ -71,8 +73,8 @@ class Size:
     images: int
 
 
-FULL = Size(seeds=5, rows=350, windows=12, epochs=6, images=6000)
-QUICK = Size(seeds=1, rows=350, windows=8, epochs=3, images=3000)
+FULL = Size(seeds=6, rows=780, windows=12, epochs=8, images=6000)
+QUICK = Size(seeds=1, rows=780, windows=4, epochs=6, images=4000)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Images:
     clean, reference
         To train the champion on, and its reference: without that class.
     windows
-        Of all classes; those without that class are the quiet ones.
+        Of all classes; what is left without that class is quiet.
     """
 
     schema: Schema
@@ -95,60 +97,46 @@ class Images:
     windows: tuple[Rows, ...]
 
 
-def known(rows: Rows) -> Rows:
-    """Return rows without the class that is left out."""
-    return rows.take(rows.labels != LEFT_OUT)
-
-
 def digits(folder: Path, seed: int, size: Size) -> Images:
     """Take the captures of the old scanner: four of each scan before the stream, one of others in each week."""
     stream = Digits(folder / "digits", seed)
-    weeks = [stream.windows([number]) for number in QUIET]
-    every, *later = (
+    history, *weeks = (
         Rows(stream.schema.encode(f), stream.schema.encode_labels(f), f["scan_id"].to_numpy(np.uint64))
-        for f in (stream.history, *weeks)
+        for f in (stream.history, *(stream.windows([number]) for number in QUIET))
     )
-    schema = frozen(stream.history[stream.history["digit"] != LEFT_OUT], (1, 32, 32), "digit", "scan_id")
-    clean, reference = parted(known(every), seed)
-    return Images(schema, clean, reference, tuple(w for week in later for w in cut(week, size)))
+    return together(history, weeks, seed, size)
 
 
 def photographs(_: Path, seed: int, size: Size) -> Images:
     """Take CIFAR-10, shuffled."""
     pixels, labels = cifar.images("train")
     drawn = np.random.default_rng(seed).permutation(len(labels))
-    every = Rows({"image": pixels[drawn]}, labels[drawn], drawn.astype(np.uint64))
-    count = int(size.images / 0.6)
-    clean, reference = parted(known(every.take(np.arange(count))), seed)
-    frame = framed(reference).assign(label=reference.labels)
-    schema = frozen(frame, cifar.SHAPE, "label", None)
-    return Images(schema, clean, reference, tuple(cut(every.take(np.arange(count, len(labels))), size)))
+    every, count = Rows({"image": pixels[drawn]}, labels[drawn], drawn.astype(np.uint64)), int(size.images / TRAINED)
+    return together(every.take(np.arange(count)), [every.take(np.arange(count, len(labels)))], seed, size)
 
 
 STREAMS = {"digits": digits, "cifar": photographs}
 
 
-def frozen(frame: pd.DataFrame, shape: tuple[int, ...], label: str, group: str | None) -> Schema:
-    """Freeze the schema of images."""
-    return Schema.freeze({"image": Feature(kind="tensor", shape=shape)}, frame, label=label, group=group)
+def together(history: Rows, later: Sequence[Rows], seed: int, size: Size) -> Images:
+    """Leave a class out, part what comes before the stream by group, and cut the rest into windows."""
+    known = history.take(history.labels != LEFT_OUT)
+    frame = framed(known).assign(label=known.labels)
+    image = Feature(kind="tensor", shape=known.inputs["image"].shape[1:])
+    schema = Schema.freeze({"image": image}, frame, label="label")
+    roles, _ = assign(known.groups.tolist(), {Role.TRAIN: TRAINED, Role.JUDGE: 1 - TRAINED}, str(seed))
+    windows = tuple(w for rows in later for w in cut(rows, size.rows))
+    return Images(schema, known.take(roles == Role.TRAIN), known.take(roles == Role.JUDGE), windows)
 
 
-def parted(rows: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Part rows by group: some to train on, and the reference."""
-    roles, _ = assign(rows.groups.tolist(), {Role.TRAIN: 0.6, Role.JUDGE: 0.4}, str(seed))
-    return rows.take(roles == Role.TRAIN), rows.take(roles == Role.JUDGE)
-
-
-def cut(rows: Rows, size: Size) -> list[Rows]:
-    """Cut rows into windows that hold so many rows of the classes that are known, and what else comes between."""
-    places = np.flatnonzero(rows.labels != LEFT_OUT)
-    ends = [0, *(int(places[i - 1]) + 1 for i in range(size.rows, len(places) + 1, size.rows))]
-    return [rows.take(np.arange(start, end)) for start, end in itertools.pairwise(ends)]
+def cut(rows: Rows, count: int) -> list[Rows]:
+    """Cut rows into windows of so many."""
+    return [rows.take(np.arange(end - count, end)) for end in range(count, len(rows) + 1, count)]
 
 
 def framed(rows: Rows) -> pd.DataFrame:
     """Return images as raw rows; without labels, which come late."""
-    return pd.DataFrame({"image": list(rows.inputs["image"].reshape(len(rows), -1)), "scan_id": rows.groups})
+    return pd.DataFrame({"image": list(rows.inputs["image"].reshape(len(rows), -1))})
 
 
 @dataclass(frozen=True)
@@ -180,11 +168,15 @@ class Watched:
         (folder / "model").mkdir()
         model = Classifier(NETWORK, network, epochs=epochs).fit(data, Job(folder / "model", seed, images.schema))
         session = TorchRuntime(NETWORK).load(model)
-        return cls(images, session, champion.observe(session, images.schema, framed(images.reference), 0))
+        return cls(
+            images,
+            session,
+            champion.observe(session, images.schema, framed(images.reference), 0, images.reference.groups),
+        )
 
     def look(self, monitor: Monitor, rows: Rows, number: int) -> Finding:
         """Return what a monitor says of some rows."""
-        current = champion.observe(self.session, self.images.schema, framed(rows), number)
+        current = champion.observe(self.session, self.images.schema, framed(rows), number, rows.groups)
         return monitor.check(case_of(monitor, self.reference, current, SHARE))
 
     def right(self, rows: Rows) -> float:
@@ -200,14 +192,12 @@ def watch(name: str, folder: Path, seed: int, size: Size) -> Watched:
 
 
 def changed(name: str, kind: str, rows: Rows, seed: int) -> Rows:
-    """Return a window to which something happened; a window that is quiet where nothing did."""
-    if kind == NEW:
-        return rows
-    strength = STRENGTHS[name].get(kind)
-    return known(rows) if strength is None else corrupt(known(rows), kind, strength, seed)
-
-
-KINDS = ("quiet", "blur", "contrast", "noise", NEW)
+    """Return a window to which something happened; of a new class with as many other rows as make up its share."""
+    known, novel = rows.take(rows.labels != LEFT_OUT), rows.take(rows.labels == LEFT_OUT)
+    if kind in NEW:
+        others = round(len(novel) * (1 / NEW[kind] - 1))
+        return Rows.join([known.take(np.arange(min(others, len(known)))), novel])
+    return corrupt(known, kind, STRENGTHS[name][kind], seed) if kind in STRENGTHS[name] else known
 
 
 def one(name: str, seed: int, size: Size) -> dict[str, Any]:

@@ -28,7 +28,7 @@ __all__ = ["Drift", "adjust"]
 LARGEST_DISTANCE = 0.8325546111576977  # of Jensen and Shannon: the root of ln 2
 PAIRS = 200
 FEWEST_JOINT = 100
-KERNEL_ROWS = 500
+KERNEL_ROWS = 1000
 
 
 def adjust(p_values: Mapping[str, float], method: Literal["bh", "holm"] = "holm") -> dict[str, float]:

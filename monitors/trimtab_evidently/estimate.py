@@ -186,7 +186,7 @@ class Estimate(OnDraw):
         told: dict[str, Any] = {
             "scores": scores,
             "limits": {key: limit, f"{metric.name}.p": case.alpha},
-            "p": found.p if size > limit else 1.0,
+            "p": found.p if size > limit else None,
             "estimated": True,
         }
         if found.p > case.alpha or size <= limit:
