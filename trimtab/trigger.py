@@ -132,8 +132,7 @@ class Trigger(BaseModel):
     false_rounds
         Rounds without a cause that are put up with, per year; half for ``worse``, half for ``moved``.
     cooldown
-        Windows after that of a round in which no other round starts: a new champion shows what it can
-        on more than one window.
+        Windows after that of a round in which no other round starts.
     budget
         Rounds and minutes of any month.
     ask_after
@@ -156,7 +155,7 @@ class Trigger(BaseModel):
     confirm: Annotated[tuple[int, int], BeforeValidator(_confirm)] = (2, 3)
     importance: float = Field(default=0.05, ge=0, le=1)
     false_rounds: float = Field(default=1.0, gt=0)
-    cooldown: Annotated[int, BeforeValidator(_windows), Field(ge=0)] = 2
+    cooldown: Annotated[int, BeforeValidator(_windows), Field(ge=0)] = 1
     budget: Budget = Budget()
     ask_after: Annotated[int, BeforeValidator(_windows), Field(ge=1)] = 3
 
