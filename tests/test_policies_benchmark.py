@@ -93,7 +93,8 @@ def test_a_model_knows_the_last_four_windows_whose_labels_came(flipped: policies
 
 def test_the_trigger_answers_when_the_labels_of_what_changed_have_come(flipped: policies.Models) -> None:
     followed = policies.follow(flipped, policies.Triggered(Trigger(), 26))
-    assert followed.rounds[:2] == (7, 10)
+    assert followed.rounds[:2] == (7, 9)
+    assert policies.follow(flipped, policies.cooled(2, 26)).rounds[:2] == (7, 10)
     assert policies.follow(flipped, policies.cooled(0, 26)).rounds[:2] == (7, 8)
     assert followed.accuracy > policies.follow(flipped, policies.never).accuracy + 0.05
 
