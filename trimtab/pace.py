@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import platform
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,21 +30,38 @@ YARD = 192
 
 
 class Yardstick:
-    """A product of two matrices in NumPy: it does what it did, whatever becomes of the runtimes.
+    """Elementwise arithmetic in NumPy: it does what it did, whatever becomes of the runtimes.
 
-    What else runs on the machine slows it as much as the model that is timed beside it.
+    What else runs on the machine slows it as much as the model that is timed beside it, if it takes as many
+    threads. It is no product of matrices: BLAS takes every core, and waits for the last of them where others work.
+
+    Parameters
+    ----------
+    threads
+        That one call uses, each on an array of its own.
+
+    Examples
+    --------
+    >>> Yardstick(2).predict({}).shape
+    (2, 192, 192)
     """
 
-    def __init__(self) -> None:
-        self._matrix = np.random.default_rng(0).normal(size=(YARD, YARD)).astype(np.float32)
+    def __init__(self, threads: int = 1) -> None:
+        self._arrays = np.random.default_rng(0).normal(size=(threads, YARD, YARD)).astype(np.float32)
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
     def run(self, inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-        """Multiply."""
-        return {"product": self.predict(inputs)}
+        """Compute, and return the outcome as an output."""
+        return {"waves": self.predict(inputs)}
 
     def predict(self, inputs: Arrays) -> npt.NDArray[np.float32]:
-        """Multiply."""
-        return np.asarray(self._matrix @ self._matrix, dtype=np.float32)
+        """Compute."""
+        work = self._pool.map if self._pool else map
+        return np.stack(list(work(_waves, self._arrays)))
+
+
+def _waves(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return np.exp(np.sin(array))
 
 
 @dataclass(frozen=True)
@@ -127,7 +145,9 @@ def _time(parts: Parts, serving: Serving, number: int) -> Pace:
     target, reference = parts.project.target, serving.reference
     rows = Rows(reference.inputs, np.zeros(len(reference), np.int64), np.zeros(len(reference), np.uint64))
     session = parts.runtime(serving.setup).load(serving.model, target.threads, target.batch)
-    timed = race(Yardstick(), {NAME: session}, rows, batch=target.batch, seconds=parts.project.benchmark.seconds)
+    timed = race(
+        Yardstick(target.threads), {NAME: session}, rows, batch=target.batch, seconds=parts.project.benchmark.seconds
+    )
     speed = timed[NAME].speedup
     return Pace(serving.version, number, timed[NAME].p50_ms, speed.low, speed.high, machine())
 
