@@ -38,7 +38,13 @@ REFERENCE = 2000
 HIDDEN, EPOCHS = (64, 64), 15
 SEEDS = {"electricity": 3}
 OTHER_SEEDS = 5
-COOLDOWNS = (0, 1, 2, 3)
+OTHERS = {f"cooldown {n}": Trigger(cooldown=n) for n in (0, 2, 3)} | {
+    "never grown" if x is None else f"grown {x}x": Trigger(
+        on=("worse", "moved", *([] if x is None else [f"grown {x}x"]))
+    )
+    for x in (None, 2, 3)
+}
+"""Triggers that differ from the defaults in one setting."""
 MOST_OPTIMIZATIONS = 11
 POINTS_BELOW, STRETCH = 0.015, 0.010
 """That accuracy may be below that of training at every window, and that it is hoped to be."""
@@ -58,11 +64,14 @@ class Trained:
         Gives two probabilities a row.
     held_back
         Places of the rows of its windows that it was not trained on.
+    rows
+        All rows of its windows.
     """
 
     course: Course
     model: Pipeline
     held_back: npt.NDArray[np.int64]
+    rows: int
     _drifted: dict[int, float] = field(default_factory=dict)
 
     @functools.cached_property
@@ -116,8 +125,7 @@ class Models:
 
     def serving(self, number: int) -> Trained:
         """Return the model that serves from a window on: it knows the labels that came by the end of the one before."""
-        last = max(0, number - 1 - DELAY)
-        first = max(0, last - TRAINED + 1)
+        first, last = known(number)
         if (first, last) not in self._trained:
             self._trained[first, last] = self._train(self.course.places(first, last))
         return self._trained[first, last]
@@ -131,7 +139,13 @@ class Models:
             warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is meant
             model.fit(self.course.features.iloc[fitted], self.course.labels[fitted])
         thin = np.random.default_rng([self._seed, 3]).permutation(kept)[:REFERENCE]
-        return Trained(self.course, model, np.sort(thin))
+        return Trained(self.course, model, np.sort(thin), len(places))
+
+
+def known(number: int) -> tuple[int, int]:
+    """Return the first and the last window that a model is trained on which serves from a window on."""
+    last = max(0, number - 1 - DELAY)
+    return max(0, last - TRAINED + 1), last
 
 
 Asks = Callable[[int, Trained], bool]
@@ -179,7 +193,8 @@ class Triggered:
         self._watch = Watch(trigger, per_year, DELAY)
 
     def __call__(self, number: int, serving: Trained) -> bool:
-        _, decision = self._watch.close(number, serving.champion)
+        trainable = len(serving.course.places(*known(number + 1)))
+        _, decision = self._watch.close(number, serving.champion, trainable, serving.rows)
         return decision.action is Action.OPTIMIZE
 
 
@@ -224,22 +239,17 @@ def policies(per_year: float) -> dict[str, Callable[[], Asks]]:
     return found
 
 
-def cooled(cooldown: int, per_year: float) -> Asks:
-    """Begin the trigger with another cooldown."""
-    return Triggered(Trigger(cooldown=cooldown), per_year)
-
-
 Run = dict[str, Followed]
 
 
 def run(task: tuple[str, int]) -> tuple[str, int, Run]:
-    """Follow every policy on one course with one seed; on a generated one, every cooldown."""
+    """Follow every policy on one course with one seed; on a generated one, other triggers too."""
     name, seed = task
     course = COURSES[name](seed)
     models = Models(course, seed)
     begin = policies(course.per_year)
     if name != "electricity":
-        begin |= {str(c): functools.partial(cooled, c, course.per_year) for c in COOLDOWNS}
+        begin |= {other: functools.partial(Triggered, t, course.per_year) for other, t in OTHERS.items()}
     return name, seed, {policy: follow(models, start()) for policy, start in begin.items()}
 
 
@@ -293,24 +303,22 @@ def course_of(runs: Mapping[int, Run], names: Sequence[str], most: int | None) -
     return {"policies": by_policy, "mean": mean_bars, "seeds": by_seed, "ok": mean_bars["ok"]}
 
 
-def cooldowns(runs: Mapping[str, Mapping[int, Run]]) -> Figures:
-    """Return what each cooldown came to on generated courses, and what it is above the default, seed by seed."""
-    default = str(Trigger().cooldown)
-    found: Figures = {}
-    for course, by_seed in runs.items():
-        found[course] = {}
-        for cooldown in map(str, COOLDOWNS):
-            above = [r[cooldown].accuracy - r[default].accuracy for r in by_seed.values()]
-            found[course][cooldown] = {
-                "accuracy": float(np.mean([r[cooldown].accuracy for r in by_seed.values()])),
-                "optimizations": float(np.mean([len(r[cooldown].rounds) for r in by_seed.values()])),
-                "above_default": plain(over_seeds(above)),
-            }
-    return found
+def others(runs: Mapping[str, Mapping[int, Run]]) -> Figures:
+    """Return what other triggers came to on generated courses, and what each is above the defaults, seed by seed."""
+    return {course: {name: _beside(by_seed, name) for name in (OURS, *OTHERS)} for course, by_seed in runs.items()}
+
+
+def _beside(by_seed: Mapping[int, Run], name: str) -> Figures:
+    above = [r[name].accuracy - r[OURS].accuracy for r in by_seed.values()]
+    return {
+        "accuracy": float(np.mean([r[name].accuracy for r in by_seed.values()])),
+        "optimizations": float(np.mean([len(r[name].rounds) for r in by_seed.values()])),
+        "above_defaults": plain(over_seeds(above)),
+    }
 
 
 def measure(ground: Ground) -> Told:
-    """Follow every policy on every course, and each cooldown on the generated ones."""
+    """Follow every policy on every course, and other triggers on the generated ones."""
     seeds = {name: 1 if ground.quick else SEEDS.get(name, OTHER_SEEDS) for name in COURSES}
     tasks = [(name, ground.seed + k) for name, n in seeds.items() for k in range(n)]
     runs: dict[str, dict[int, Run]] = {name: {} for name in COURSES}
@@ -326,9 +334,9 @@ def told(runs: Mapping[str, Mapping[int, Run]]) -> Told:
         _key(name): course_of(by_seed, names, MOST_OPTIMIZATIONS if name == "electricity" else None)
         for name, by_seed in runs.items()
     }
-    cooled_down = cooldowns({name: by_seed for name, by_seed in runs.items() if name != "electricity"})
+    beside = others({name: by_seed for name, by_seed in runs.items() if name != "electricity"})
     tables = [_table(name, figures[_key(name)]) for name in runs]
-    return Told(figures | {"cooldown": cooled_down}, [*tables, _cooldown_table(cooled_down)])
+    return Told(figures | {"other_triggers": beside}, [*tables, _others_table(beside)])
 
 
 def _key(course: str) -> str:
@@ -354,12 +362,12 @@ def _words(name: str, of: Mapping[str, Any]) -> str:
     )
 
 
-def _cooldown_table(by_course: Figures) -> Table:
-    table = Table("course", "cooldown", "optimizations", "accuracy", "points above the default", title="Cooldown")
-    for course, by_cooldown in by_course.items():
-        for cooldown, of in by_cooldown.items():
-            value, low, high = (of["above_default"][key] for key in ("value", "low", "high"))
+def _others_table(by_course: Figures) -> Table:
+    table = Table("course", "trigger", "optimizations", "accuracy", "points above the defaults", title="Other triggers")
+    for course, by_name in by_course.items():
+        for name, of in by_name.items():
+            value, low, high = (of["above_defaults"][key] for key in ("value", "low", "high"))
             bounds = "" if low is None else f" ({100 * low:+.2f} to {100 * high:+.2f})"
             shown = (f"{of['optimizations']:.1f}", f"{of['accuracy']:.4f}", f"{100 * value:+.2f}{bounds}")
-            table.add_row(course, cooldown, *shown)
+            table.add_row(course, name, *shown)
     return table

@@ -92,14 +92,25 @@ class Watch:
         self._findings: list[Finding] = []
         self._rounds: list[tuple[int, float]] = []
 
-    def close(self, number: int, champion: Champion) -> tuple[list[Finding], Decision]:
-        """Look at a window that closed, judge the one whose labels came, and decide."""
+    def close(
+        self, number: int, champion: Champion, trainable: int = 0, trained: int = 0
+    ) -> tuple[list[Finding], Decision]:
+        """Look at a window that closed, judge the one whose labels came, and decide.
+
+        Parameters
+        ----------
+        number, champion
+            The window, and what serves it.
+        trainable, trained
+            Labelled rows that a round would be made on now, and that the champion was made on; not known: 0.
+        """
         found = [champion.moved(number, self._rates.others)]
         if (labelled := number - self._delay) >= 1:
             past = [f for f in self._findings if f.labelled]
             found.append(champion.worse(labelled, self._rates.labelled, past))
         self._findings += found
-        decision = self._trigger.decide(number, self._findings, State(tuple(self._rounds), self._per_year))
+        state = State(tuple(self._rounds), self._per_year, trainable_rows=trainable, trained_rows=trained)
+        decision = self._trigger.decide(number, self._findings, state)
         if decision.action is Action.OPTIMIZE:
             self._rounds.append((number, 0.0))
             self._findings = []

@@ -103,6 +103,20 @@ def test_late_labels_are_judged_when_they_come(tmp_path: Path) -> None:
     assert there.registry.alias(CHAMPION) == 2
 
 
+def test_a_round_is_run_once_when_there_are_many_more_rows_to_train_on(tmp_path: Path) -> None:
+    there = world(
+        tmp_path,
+        calm(60, *(fakes.quiet(200, 70 + i) for i in range(8))),
+        data={"train": "all"},
+        trigger={"on": ["worse", "grown 2x"], "cooldown": 0},
+        optimize={"techniques": ["convert", "spoil"]},
+    )
+    done = [(r.window, r.round.cause, r.round.outcome) for r in run(there.process()) if r.round is not None]
+    assert done == [(2, "grown", "kept"), (6, "grown", "kept")]  # 400 rows, 800, 1600: though nothing better was found
+    ((_, reason),) = [(w.number, w.reasons[0]) for w in there.process().journal.windows() if w.number == 2]
+    assert reason == "there are 800 labelled rows to train on, 400 at the last round (grown 2x)"
+
+
 def test_moved_is_confirmed_before_a_round_starts(tmp_path: Path) -> None:
     there = world(tmp_path, drift(), monitors={"use": ["guard", "means"]})
     reports = run(there.process())
@@ -133,7 +147,7 @@ def test_a_round_that_was_only_drift_and_finds_nothing_better_keeps_the_champion
 
 def test_a_broken_window_is_quarantined_and_never_trained_on(tmp_path: Path) -> None:
     stream = calm(40, fakes.broken(200, 43), fakes.moved(200, 44), fakes.moved(200, 45))
-    there = world(tmp_path, stream, data={"train": 8, "replay": 0})
+    there = world(tmp_path, stream, data={"train": 8, "replay": 0}, trigger={"on": ["worse"]})
     reports = run(there.process())
     assert reports[2].decision is not None
     assert reports[2].decision.action is Action.QUARANTINE

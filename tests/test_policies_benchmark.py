@@ -92,11 +92,20 @@ def test_a_model_knows_the_last_four_windows_whose_labels_came(flipped: policies
 
 
 def test_the_trigger_answers_when_the_labels_of_what_changed_have_come(flipped: policies.Models) -> None:
-    followed = policies.follow(flipped, policies.Triggered(Trigger(), 26))
+    calm = ("worse", "moved")
+    followed = policies.follow(flipped, policies.Triggered(Trigger(on=calm), 26))
     assert followed.rounds[:2] == (7, 9)
-    assert policies.follow(flipped, policies.cooled(2, 26)).rounds[:2] == (7, 10)
-    assert policies.follow(flipped, policies.cooled(0, 26)).rounds[:2] == (7, 8)
+    assert policies.follow(flipped, policies.Triggered(Trigger(on=calm, cooldown=2), 26)).rounds[:2] == (7, 10)
+    assert policies.follow(flipped, policies.Triggered(Trigger(on=calm, cooldown=0), 26)).rounds[:2] == (7, 8)
     assert followed.accuracy > policies.follow(flipped, policies.never).accuracy + 0.05
+
+
+@pytest.mark.parametrize(("cause", "rounds"), [("grown 4x", (4, 7)), ("grown 3x", (3, 7)), ("grown 2x", (2, 4, 7))])
+def test_the_trigger_answers_when_there_are_many_more_rows_to_train_on(
+    flipped: policies.Models, cause: str, rounds: tuple[int, ...]
+) -> None:
+    asks = policies.Triggered(Trigger(on=("worse", "moved", cause)), 26)
+    assert policies.follow(flipped, asks).rounds[: len(rounds)] == rounds
 
 
 def test_policies_run_when_they_say(flipped: policies.Models) -> None:
@@ -132,6 +141,17 @@ def test_the_bars_are_three_of_accuracy_and_one_of_optimizations() -> None:
     measured["every third window"] = (0.73, 10.0)
     assert not judged(0.7374, 8)
     assert judged(0.7376, 8)
+
+
+def test_other_triggers_are_told_beside_the_defaults_seed_by_seed() -> None:
+    by_seed = {k: {name: policies.Followed(0.7 + 0.1 * k, (1, 2)) for name in policies.OTHERS} for k in range(3)}
+    for k, run in by_seed.items():
+        run[policies.OURS] = policies.Followed(0.69 + 0.1 * k, (1,))
+    told = policies.others({"slow": by_seed})["slow"]
+    assert [*told] == [policies.OURS, *policies.OTHERS]
+    assert (told["grown 2x"]["optimizations"], told["grown 2x"]["accuracy"]) == (2.0, pytest.approx(0.8))
+    assert told["cooldown 0"]["above_defaults"]["value"] == pytest.approx(0.01)
+    assert told[policies.OURS]["above_defaults"]["value"] == 0
 
 
 def test_in_quiet_years_windows_stay_the_same_and_a_new_champion_has_a_new_reference() -> None:

@@ -13,10 +13,11 @@ from tests import fakes
 from trimtab import rows
 from trimtab.data import Role, assign, content
 from trimtab.errors import DataError, InternalError
+from trimtab.history import Labelled
 from trimtab.journal import Journal
 from trimtab.monitor import Answer, Finding
 from trimtab.parts import Parts
-from trimtab.rows import Selection, training_windows
+from trimtab.rows import Selection, stock, training_windows
 from trimtab.sections import DataSettings
 from trimtab.trigger import Action, Decision
 from trimtab.window import Feature, Schema
@@ -194,7 +195,7 @@ def journal_of(tmp_path: Path, windows: int = 12, alarms: dict[int, int] | None 
     journal.promote("first", version=1, after=0, kind="first", detail={})
     for number in range(1, windows + 1):
         journal.record_window(number, "", "", 10, 1, Decision(number, Action.IGNORE, ()), 0.0)
-        journal.mark_labelled(number)
+        journal.record_labels(number, Labelled(10, complete=True))
         answer = Answer.MOVED if number in (alarms or {}) else Answer.FINE
         journal.record_findings([Finding("m", number, answer)], 1, (alarms or {}).get(number, number))
     return journal
@@ -239,6 +240,33 @@ def test_since_the_change_are_the_windows_since_it_was_first_seen(tmp_path: Path
     assert chosen(journal, "since change", closed=2).newest == (0, 1, 2)  # no change yet: the newest
     assert journal.promote("second", version=2, after=1, kind="promote", detail={}) is not None
     assert chosen(journal, "since change").newest == tuple(range(5, 13))  # another champion, nothing found under it
+
+
+def counted(rows: int, *, leaked: int = 0, replayed: int = 0) -> dict[str, int]:
+    return {**dict.fromkeys(map(str, Role), 0), "train": rows, "leaked": leaked, "replayed": replayed}
+
+
+def stocked(journal: Journal, train: Any, closed: int) -> tuple[int, int]:
+    return stock(journal, DataSettings.model_validate({"train": train}), closed)
+
+
+def test_the_rows_there_are_to_train_on_grow_until_the_windows_are_full(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path)
+    assert stocked(journal, 4, 1) == (0, 0)  # no champion yet
+    journal.seal("first", "digest", counted(10, leaked=2))
+    assert [stocked(journal, 4, n) for n in (0, 1, 3, 4, 9)] == [(12, 12), (22, 12), (42, 12), (40, 12), (40, 12)]
+    journal.seal("second", "digest", counted(45, replayed=5))
+    assert stocked(journal, 4, 9) == (40, 40)
+    assert stocked(journal, "all", 9) == (80 + round((10 + 12) * 0.6), 40)  # of windows 0 and 1 the training rows alone
+
+
+def test_labels_that_are_still_to_come_do_not_count_yet(tmp_path: Path) -> None:
+    journal = journal_of(tmp_path, windows=1)
+    journal.seal("first", "digest", counted(10))
+    journal.record_labels(1, Labelled(3, complete=False))
+    assert stocked(journal, 4, 1) == (13, 10)
+    journal.record_labels(1, Labelled(10, complete=True))
+    assert stocked(journal, 4, 1) == (20, 10)
 
 
 def test_since_the_change_is_at_least_one_window(tmp_path: Path) -> None:

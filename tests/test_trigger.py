@@ -1,5 +1,7 @@
 """The trigger: which findings over time start a round, and which only alert."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -124,9 +126,25 @@ def test_a_round_starts_when_so_many_rows_were_labelled_or_so_long_after_the_las
     assert Trigger.model_validate({"on": ["every 2 windows"], "cooldown": 0}).decide(5, [], weekly).cause == "every"
 
 
-@pytest.mark.parametrize("words", ["often", "rows", "rows 0", "every", "every 3 weeks", "worst"])
+def test_a_round_starts_when_there_are_so_many_times_the_rows_of_the_last() -> None:
+    few = State(trainable_rows=3999, trained_rows=1000)
+    assert Trigger().decide(9, [], few).action is Action.IGNORE
+    enough = Trigger().decide(9, [], dataclasses.replace(few, trainable_rows=4000))
+    assert enough.cause == "grown"
+    assert enough.reasons == ("there are 4000 labelled rows to train on, 1000 at the last round (grown 4x)",)
+    sooner = Trigger.model_validate({"on": ["grown 1.5x"]})
+    assert sooner.decide(9, [], dataclasses.replace(few, trainable_rows=1500)).cause == "grown"
+    assert Trigger().decide(9, [], State()).action is Action.IGNORE
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["often", "rows", "rows 0", "every", "every 3 weeks", "worst", "grown", "grown 1x", "grown 1.0x", "grown 2"],
+)
 def test_a_cause_that_does_not_exist_is_refused_with_those_that_do(words: str) -> None:
-    with pytest.raises(ValidationError, match="there are worse, moved, slower, rows 10000, every 30d"):
+    with pytest.raises(
+        ValidationError, match=r"there are worse, moved, slower, grown 4x \(more than 1x\), rows 10000, every 30d"
+    ):
         Trigger.model_validate({"on": [words]})
 
 

@@ -10,6 +10,7 @@ from trimtab.acknowledge import acknowledged
 from trimtab.history import Round
 from trimtab.monitor import Answer
 from trimtab.parts import Parts
+from trimtab.rows import stock
 from trimtab.serving import Serving
 from trimtab.state import State
 from trimtab.trigger import Decision
@@ -32,10 +33,13 @@ def state(parts: Parts, serving: Serving, number: int, rounds: Sequence[Round]) 
     project = parts.project
     last = max((r.window for r in rounds), default=0)
     known = {n: labelled.rows for n, labelled in parts.journal.labels().items()}
+    trainable, trained = stock(parts.journal, project.data, number)
     return State(
         rounds=tuple((r.window, _minutes(r)) for r in rounds),
         per_year=project.windows_per_year,
         labelled_rows=sum(rows for n, rows in known.items() if n > last - project.window.label_delay),
+        trainable_rows=trainable,
+        trained_rows=trained,
         importance=importance.of_version(parts, serving.version),
         tried=_tried(parts, serving, rounds),
         acknowledged=tuple(a for a in acknowledged(parts) if a.until >= number),

@@ -284,6 +284,12 @@ class Journal:
                     f"now {digest[:12]}…): the source's files were altered while a round ran; request a new round"
                 )
 
+    def splits(self) -> list[dict[str, Any]]:
+        """Return what is written of each sealed split, oldest first."""
+        with self._read() as session:
+            query = select(SplitRow).where(SplitRow.project == self.project).order_by(SplitRow.at)
+            return [dict(row.detail) for row in session.scalars(query)]
+
     # rounds
 
     def request_round(self, operation: str, window: int, cause: str, reasons: Sequence[str]) -> Round:

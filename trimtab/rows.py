@@ -24,7 +24,7 @@ from trimtab.sections import DataSettings
 from trimtab.settings import Project
 from trimtab.window import Schema, Window, arrived
 
-__all__ = ["Prepared", "Selection", "golden", "golden_rows", "prepare", "slug", "training_windows"]
+__all__ = ["Prepared", "Selection", "golden", "golden_rows", "prepare", "slug", "stock", "training_windows"]
 
 QUIET = 2
 """Windows in a row without an alarm that end a change."""
@@ -110,8 +110,8 @@ def training_windows(journal: Journal, settings: DataSettings, closed: int) -> S
         The newest window that had closed when the round was asked for.
     """
     quarantined = journal.quarantined()
-    labelled = [w.number for w in journal.windows() if w.labelled and w.number <= closed]
-    usable = [0, *(n for n in labelled if n not in quarantined and n != 0)]
+    labelled = sorted(n for n, labels in journal.labels().items() if labels.rows and 0 < n <= closed)
+    usable = [0, *(n for n in labelled if n not in quarantined)]
     train = settings.train
     count = max(1, train.windows)
     if train.rule == "since change" and (since := _change(journal, closed)) is not None:
@@ -120,6 +120,35 @@ def training_windows(journal: Journal, settings: DataSettings, closed: int) -> S
     if train.rule in ("last", "since change"):
         return Selection(tuple(newest), {}, tuple(older))
     return Selection(tuple(newest), {n: _share(train.rule, (usable[-1] - n) // count) for n in older})
+
+
+def stock(journal: Journal, settings: DataSettings, closed: int) -> tuple[int, int]:
+    """Count the labelled rows that a round would be made on now, and those of the last one; nothing is read.
+
+    Rows that are replayed count in neither.
+
+    Parameters
+    ----------
+    closed
+        The newest window that has closed.
+
+    Returns
+    -------
+    tuple of int
+        Rows now, and rows of the last round, or of the first champion before any.
+    """
+    sealed = [_made_on(detail) for detail in journal.splits()]
+    if not sealed:
+        return 0, 0
+    rows = {0: sealed[0]} | {n: labels.rows for n, labels in journal.labels().items()}
+    chosen = training_windows(journal, settings, closed)
+    older = sum(share * rows[n] * settings.split.train for n, share in chosen.older.items())
+    return sum(rows[n] for n in chosen.newest) + round(older), sealed[-1]
+
+
+def _made_on(counts: Mapping[str, Any]) -> int:
+    """Return how many rows a sealed split is of, without those that are replayed."""
+    return sum(int(counts[role]) for role in Role) + int(counts["leaked"]) - int(counts["replayed"])
 
 
 def _share(rule: str, half_lives: int) -> float:

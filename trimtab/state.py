@@ -59,6 +59,8 @@ class State:
         Windows in a year.
     labelled_rows
         Rows whose labels came since the last round.
+    trainable_rows, trained_rows
+        Labelled rows that a round would be made on now, and that the last one was made on, or the first champion.
     importance
         Share of each feature in what the champion answers; they sum to 1. Empty: not known.
     tried
@@ -70,6 +72,8 @@ class State:
     rounds: tuple[tuple[int, float], ...] = ()
     per_year: float = 52.0
     labelled_rows: int = 0
+    trainable_rows: int = 0
+    trained_rows: int = 0
     importance: Mapping[str, float] = field(default_factory=dict)
     tried: frozenset[str] = frozenset()
     acknowledged: tuple[Acknowledged, ...] = ()
@@ -78,6 +82,11 @@ class State:
     def last(self) -> int | None:
         """The window after which the last round ran."""
         return max((window for window, _ in self.rounds), default=None)
+
+    @property
+    def grown(self) -> float:
+        """How many times as many labelled rows there are as at the last round; 1 where that is not known."""
+        return self.trainable_rows / self.trained_rows if self.trained_rows else 1.0
 
 
 @dataclass(frozen=True)

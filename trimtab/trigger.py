@@ -41,8 +41,8 @@ class Decision:
     reasons
         In words and numbers, from the findings.
     cause
-        What starts a round, in the words of ``trigger.on``: ``worse``, ``slower``, ``moved``, ``rows`` or
-        ``every``; ``estimated`` where it is not known but estimated that the champion is worse; None where
+        What starts a round, in the words of ``trigger.on``: ``worse``, ``slower``, ``moved``, ``grown``,
+        ``rows`` or ``every``; ``estimated`` where it is not known but estimated that the champion is worse; None where
         none starts.
     weighed
         What the decision was made from beside the findings, as JSON values.
@@ -73,14 +73,15 @@ def _windows(value: object) -> object:
     return int(match.group(1)) if match else value
 
 
-CAUSE = re.compile(r"worse|moved|slower|rows [1-9]\d*|every [1-9]\d*(d| windows?)")
+CAUSE = re.compile(r"worse|moved|slower|grown (?!1(\.0*)?x)[1-9]\d*(\.\d+)?x|rows [1-9]\d*|every [1-9]\d*(d| windows?)")
 
 
 def _cause(value: object) -> object:
     words = " ".join(str(value).split())
     if CAUSE.fullmatch(words) is None:
         raise ValueError(
-            f"{value!r} is no cause of a round; there are worse, moved, slower, rows 10000, every 30d, every 8 windows"
+            f"{value!r} is no cause of a round; there are worse, moved, slower, grown 4x (more than 1x), rows 10000, "
+            "every 30d, every 8 windows"
         )
     return words
 
@@ -120,9 +121,11 @@ class Trigger(BaseModel):
     on
         What starts a round. ``worse``: labels say that the champion got worse; at once. ``moved``: the
         data moved in what matters; when confirmed, and by windows alone whose labels have not said that all
-        is well (where ``worse`` is named too). ``slower``: the champion takes longer than when it was
-        promoted. ``rows 10000``: so many rows were labelled since the last round. ``every 30d`` (or
-        ``every 8 windows``): so long after the last one.
+        is well (where ``worse`` is named too). ``grown 4x``: the labelled rows that a round would be made on
+        (by ``data.train``) are at least four times those of the last round, or of the first champion: what was
+        trained on few rows can be bettered though it got no worse. ``slower``: the champion takes longer
+        than when it was promoted. ``rows 10000``: so many rows were labelled since the last round.
+        ``every 30d`` (or ``every 8 windows``): so long after the last one.
     confirm
         ``m of k``: ``moved``, and ``worse`` where it is an estimate without labels, count when m of the
         last k windows say so.
@@ -151,7 +154,7 @@ class Trigger(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    on: tuple[Annotated[str, BeforeValidator(_cause)], ...] = ("worse", "moved")
+    on: tuple[Annotated[str, BeforeValidator(_cause)], ...] = ("worse", "moved", "grown 4x")
     confirm: Annotated[tuple[int, int], BeforeValidator(_confirm)] = (2, 3)
     importance: float = Field(default=0.05, ge=0, le=1)
     false_rounds: float = Field(default=1.0, gt=0)
@@ -249,6 +252,11 @@ class Trigger(BaseModel):
             since = window - (state.last or 0)
             if kind == "rows" and state.labelled_rows >= int(words):
                 found.append((kind, (f"{state.labelled_rows} rows were labelled since the last round ({cause})",)))
+            elif kind == "grown" and state.grown >= float(words.removesuffix("x")):
+                now, before = state.trainable_rows, state.trained_rows
+                found.append(
+                    (kind, (f"there are {now} labelled rows to train on, {before} at the last round ({cause})",))
+                )
             elif kind == "every" and since >= windows_in(words, state.per_year):
                 found.append((kind, (f"{since} windows since the last round ({cause})",)))
         return found
