@@ -348,7 +348,7 @@ def up(
     from trimtab import up as stack
 
     projects, wanted = _load(configs, overrides or ()), ("prometheus", "alertmanager") if with_prometheus else ()
-    planned = stack.plan(projects, overrides or (), wanted, STACK)
+    planned = stack.plan(stack.installed(), projects, overrides or (), wanted, STACK)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with stack.running(planned, STACK, lambda word: out.print(Text(word), soft_wrap=True)) as supervisor:

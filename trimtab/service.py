@@ -80,7 +80,7 @@ class Service(Protocol):
     after
         Names of the services that must be ready before it.
     port
-        Of the loopback that it takes where that is free; None: it listens nowhere.
+        Of the loopback that it takes where that is free; 0: any that is free; None: it listens nowhere.
     optional
         Whether it is started only when it is asked for.
     """

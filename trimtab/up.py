@@ -18,9 +18,9 @@ from trimtab import discover
 from trimtab.errors import InputError, ServiceError
 from trimtab.service import LOOPBACK, Command, Ground, Service
 from trimtab.settings import Project
-from trimtab.supervise import Program, Supervisor
+from trimtab.supervise import Program, Seen, Supervisor
 
-__all__ = ["Planned", "addresses", "plan", "running", "watch_over"]
+__all__ = ["Planned", "addresses", "installed", "plan", "running", "watch_over"]
 
 READY_SECONDS = 180.0
 SILENT_SECONDS = 60.0
@@ -46,13 +46,24 @@ class Planned:
     command: Command | None
 
 
+def installed() -> dict[str, Service]:
+    """Return every service that is installed, by name."""
+    return {name: discover.find("services", name)() for name in discover.installed("services")}
+
+
 def plan(
-    projects: Mapping[Path, Project], overrides: Sequence[str], wanted: Sequence[str], folder: Path
+    services: Mapping[str, Service],
+    projects: Mapping[Path, Project],
+    overrides: Sequence[str],
+    wanted: Sequence[str],
+    folder: Path,
 ) -> list[Planned]:
     """Say which services are used, in the order in which they are started.
 
     Parameters
     ----------
+    services
+        Those that there are, by name.
     projects
         By the path of the project file.
     overrides
@@ -67,7 +78,6 @@ def plan(
     InputError
         When a service cannot be started, naming what is missing.
     """
-    services: dict[str, Service] = {n: discover.find("services", n)() for n in discover.installed("services")}
     used = {n: s for n, s in services.items() if not s.optional or n in wanted}
     order = TopologicalSorter({n: [a for a in s.after if a in used] for n, s in used.items()}).static_order()
     ground, planned = Ground(folder, projects, tuple(overrides)), list[Planned]()
@@ -109,7 +119,8 @@ class _Ports:
             return 0
         known = self._ports.get(name)
         if known is None or not (self._ours or _is_free(known)):
-            self._ports[name] = usual if _is_free(usual) and usual not in self._ports.values() else _free()
+            taken = not usual or usual in self._ports.values() or not _is_free(usual)
+            self._ports[name] = _free() if taken else usual
         return self._ports[name]
 
     def keep(self) -> None:
@@ -216,17 +227,24 @@ def watch_over(supervisor: Supervisor, planned: Sequence[Planned]) -> Iterator[s
     What dies is started anew by supervisord, whether anybody looks or not.
     """
     ours = {p.name: p.command for p in planned if p.command is not None}
-    before, answered = supervisor.seen(), dict.fromkeys(ours, time.monotonic())
+    return _events(supervisor, ours, supervisor.seen())
+
+
+def _events(supervisor: Supervisor, ours: Mapping[str, Command], before: dict[str, Seen]) -> Iterator[str]:
+    answered = dict.fromkeys(ours, time.monotonic())
+    lived = {name: before[name].pid for name in ours}
     while True:
         time.sleep(LOOK_SECONDS)
         seen = supervisor.seen()
         for name, command in ours.items():
             now, was = seen[name], before[name]
-            if now.runs and now.pid != was.pid:
+            anew = now.runs and now.pid != lived[name]
+            if anew:
                 yield f"{name} had ended, and runs again (process {now.pid})"
+                lived[name] = now.pid
             elif was.runs and not now.runs:
                 yield f"{name} ended ({now.state}: {now.spoke}); it is started again"
-            if _answers(command) or not now.runs or now.pid != was.pid:
+            if anew or not now.runs or _answers(command):
                 answered[name] = time.monotonic()
             elif time.monotonic() - answered[name] > SILENT_SECONDS:
                 supervisor.restart(name)
