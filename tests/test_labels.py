@@ -111,3 +111,19 @@ def test_labels_beyond_the_patience_are_left_alone(tmp_path: Path) -> None:
         fakes.STREAMS[there.stream] = frame.assign(y=frame["y"].where(known)).head(FIRST + tick * ROWS + 1)
         list(loop.watch(there.process()))
     assert sorted(told(there)) == [2, 3, 4, 5]
+
+
+def test_a_label_that_was_altered_after_it_was_judged_quarantines_its_window_and_the_watch_goes_on(
+    tmp_path: Path,
+) -> None:
+    there = fakes.World(tmp_path, "labels-altered", changes(on=["moved"]))
+    frame, late = whole(), FIRST + 3
+    fakes.STREAMS[there.stream] = frame.assign(y=frame["y"].where(frame.index != late))
+    list(loop.watch(there.process(), replay=True))
+    altered = FIRST + 5 * ROWS
+    fakes.STREAMS[there.stream] = frame.assign(y=frame["y"].where(frame.index != altered, 7.0))
+    (report,) = loop.watch(there.process(), replay=True)
+    assert report.problems[0].startswith("window 6: label column 'y' holds 7, which is none of the classes [0, 1]")
+    journal = there.process().journal
+    assert journal.quarantined() == {6}
+    assert journal.labels()[1].complete

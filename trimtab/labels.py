@@ -38,8 +38,8 @@ def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str]
             problems.append(f"window {number} was released, and its labels are not used: {why}")
             counts.pop(number, None)
             continue
-        look = number in served and number in counts and number not in released
-        broken = _broken_since(parts, serving, window) if look else []
+        look = number in served and number not in released
+        broken = _broken_since(parts, serving, window, number in counts) if look else []
         if broken:
             _quarantine(parts, serving, number, broken)
             more_problems, more = [f"window {number}: {r}" for f in broken for r in f.reasons], broken
@@ -96,16 +96,19 @@ def _news(parts: Parts, serving: Serving) -> int:
     return max(rounds, default=0) - parts.project.window.label_delay + 1
 
 
-def _broken_since(parts: Parts, serving: Serving, window: Window) -> list[Finding]:
-    """Let the guards look again at rows whose labels came late: they had not seen those."""
-    guards = [m for m in parts.monitors if m.guards]
-    raw = survey_of(parts, serving, window, guards)
-    _, findings = ask(parts, guards, serving, Sample(serving.schema, raw.frame, window.number), raw)
-    broken = [f for f in findings if f.answer is Answer.BROKEN]
+def _broken_since(parts: Parts, serving: Serving, window: Window, more: bool) -> list[Finding]:
+    """Let the guards look again at rows whose labels came late: they had not seen those.
+
+    Rows without more labels are only read: somebody may have altered them since they were judged.
+    """
+    guards = [m for m in parts.monitors if m.guards and more]
+    if guards:
+        raw = survey_of(parts, serving, window, guards)
+        _, findings = ask(parts, guards, serving, Sample(serving.schema, raw.frame, window.number), raw)
+        if broken := [f for f in findings if f.answer is Answer.BROKEN]:
+            return broken
     why = _unreadable(serving, window)
-    if why is not None and not broken:
-        return [Finding("integrity", window.number, Answer.BROKEN, (why,))]
-    return broken
+    return [] if why is None else [Finding("integrity", window.number, Answer.BROKEN, (why,))]
 
 
 def _unreadable(serving: Serving, window: Window) -> str | None:
