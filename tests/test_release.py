@@ -140,6 +140,31 @@ def test_labels_of_a_released_window_that_come_late_and_wrong_are_told_and_not_u
     assert {q.window for q in there.process().journal.qualities()} == {1, 2}
 
 
+def test_a_window_that_late_labels_broke_is_judged_by_what_they_were_mended_to(tmp_path: Path) -> None:
+    there = world(tmp_path, fakes.quiet(200, 1), fakes.quiet(200, 2).assign(y=float("nan")))
+    run(there.process())
+    fakes.STREAMS[there.stream].loc[600:, "y"] = 7
+    run(there.process())
+    assert there.process().journal.quarantined() == {2}
+    fakes.STREAMS[there.stream].loc[600:, "y"] = fakes.quiet(200, 2)["y"].to_numpy()
+    release(there.process(), 2, "ada", "mended")
+    run(there.process())
+    journal = there.process().journal
+    assert {q.window for q in journal.qualities()} == {1, 2}
+    assert journal.labels()[2].rows == 200
+
+
+def test_a_window_that_is_released_late_is_judged_all_the_same(tmp_path: Path) -> None:
+    patience = {"window": {"every": 200, "start": 400, "label_patience": 1}}
+    there = world(tmp_path, strange(1), *(fakes.quiet(200, seed) for seed in range(2, 6)), **patience)
+    run(there.process())
+    release(there.process(), 1, "ada", "it is right")
+    run(there.process())
+    journal = there.process().journal
+    assert {q.window for q in journal.qualities()} == {1, 2, 3, 4, 5}
+    assert journal.labels()[1].rows == 200
+
+
 def test_what_is_not_quarantined_cannot_be_released(tmp_path: Path) -> None:
     there = world(tmp_path, fakes.quiet(200, 1), strange(2))
     parts = there.process()

@@ -42,6 +42,7 @@ def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str]
         broken = _broken_since(parts, serving, window, number in counts) if look else []
         if broken:
             _quarantine(parts, serving, number, broken)
+            counts.pop(number, None)  # they are judged once a person released them
             more_problems, more = [f"window {number}: {r}" for f in broken for r in f.reasons], broken
         else:
             more_problems, more = _judge(parts, serving, window, served.get(number), closed)
@@ -54,6 +55,7 @@ def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str]
 def _more(parts: Parts, serving: Serving, closed: int, served: dict[int, int | None]) -> dict[int, Labelled]:
     """Return how many labels there are of each window of which there are more than when it was judged."""
     project, known, quarantined = parts.project, parts.journal.labels(), parts.journal.quarantined()
+    released = parts.journal.released()  # however long that took
     newest, last = closed - project.window.label_delay, parts.source.last(parts.start)
     candidates = {n for n in served if n <= newest} | ({closed} if newest == closed else set())
     found: dict[int, Labelled] = {}
@@ -61,7 +63,7 @@ def _more(parts: Parts, serving: Serving, closed: int, served: dict[int, int | N
         before = known.get(number, Labelled(0, False))
         if before.closed == closed and closed not in served and closed <= last:
             before = Labelled(0, False)  # judged in a look at this window that was cut off: nothing came of it
-        if number < newest - project.window.label_patience or before.complete:
+        if before.complete or (number < newest - project.window.label_patience and number not in released):
             continue
         now = _count(serving, parts.window(number))
         if now.rows > before.rows:
