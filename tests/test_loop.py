@@ -117,6 +117,22 @@ def test_a_round_is_run_once_when_there_are_many_more_rows_to_train_on(tmp_path:
     assert reason == "there are 800 labelled rows to train on, 400 at the last round (grown 2x)"
 
 
+def test_rows_that_grow_after_a_change_start_no_round_on_those_before_it(tmp_path: Path) -> None:
+    before = [fakes.quiet(200, 90 + i) for i in range(6)]
+    after = [frame.assign(y=1 - frame["y"]) for frame in (fakes.quiet(200, 80 + i) for i in range(3))]
+    there = world(
+        tmp_path,
+        calm(80, *before, *after),
+        data={"train": "since change", "replay": 0},
+        monitors={"use": ["guard", "accuracy"]},
+        trigger={"on": ["worse", "grown 4x"], "cooldown": 0},
+        **ONE_CANDIDATE,
+    )
+    done = [(r.window, r.round.cause, r.round.outcome) for r in run(there.process()) if r.round is not None]
+    assert done == [(6, "grown", "kept"), (9, "worse", "promoted")]  # and not (10, "grown", ...) on the eight newest
+    assert [q.value for q in there.process().journal.qualities() if q.version == 2 and q.window > 9] > [0.9, 0.9]
+
+
 def test_moved_is_confirmed_before_a_round_starts(tmp_path: Path) -> None:
     there = world(tmp_path, drift(), monitors={"use": ["guard", "means"]})
     reports = run(there.process())
