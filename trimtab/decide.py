@@ -34,12 +34,14 @@ def state(parts: Parts, serving: Serving, number: int, rounds: Sequence[Round]) 
     last = max((r.window for r in rounds), default=0)
     known = {n: labelled.rows for n, labelled in parts.journal.labels().items()}
     trainable, trained = stock(parts.journal, project.data, number)
+    weighed = {w.number: w.weighed for w in parts.journal.windows()}.get(last, {})
+    had = weighed.get("trainable_rows", 0)  # when the last round was asked for, though it failed or some were gone
     return State(
         rounds=tuple((r.window, _minutes(r)) for r in rounds),
         per_year=project.windows_per_year,
         labelled_rows=sum(rows for n, rows in known.items() if n > last - project.window.label_delay),
         trainable_rows=trainable,
-        trained_rows=trained,
+        trained_rows=max(trained, had),
         importance=importance.of_version(parts, serving.version),
         tried=_tried(parts, serving, rounds),
         acknowledged=tuple(a for a in acknowledged(parts) if a.until >= number),

@@ -60,7 +60,8 @@ class State:
     labelled_rows
         Rows whose labels came since the last round.
     trainable_rows, trained_rows
-        Labelled rows that a round would be made on now, and that the last one was made on, or the first champion.
+        Labelled rows that a round would be made on now, and that the last one was or could have been made on, as
+        far as the journal knows, or the first champion.
     importance
         Share of each feature in what the champion answers; they sum to 1. Empty: not known.
     tried

@@ -217,6 +217,7 @@ class Trigger(BaseModel):
         causes = [(cause, _reasons(told)) for named, cause, told in spoken if named in self.on and told]
         causes += self._due(window, state)
         weighed = {"level": level, "importance": weight, "per_year": state.per_year, "last_round": state.last}
+        weighed |= {"trainable_rows": state.trainable_rows}
         alarmed = [f for f in heard.findings if f.answer is Answer.WORSE or f in moved or f in slower]
         now = [f for f in alarmed if f.window == window or f in worse]
         if not now:
