@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests import fakes
@@ -198,6 +199,32 @@ def test_a_broken_window_is_quarantined_and_never_trained_on(tmp_path: Path) -> 
     journal = there.process().journal
     assert journal.quarantined() == {3}
     assert 3 not in {q.window for q in journal.qualities()}
+
+
+def test_a_window_without_the_column_of_its_segments_is_quarantined_and_no_round_fails_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fakes.Frames.read
+
+    def without(source: fakes.Frames, number: int, start: int) -> Window:
+        window = whole(source, number, start)
+        frame = window.frame.assign(site=np.where(window.frame["b"] > 0, "north", "south"))
+        return Window.of(window.span, window.start, window.end, frame.drop(columns=["site"] if number == 2 else []))
+
+    monkeypatch.setattr(fakes.Frames, "read", without)
+    there = world(
+        tmp_path,
+        calm(130, fakes.quiet(200, 133), fakes.quiet(200, 134)),
+        data={"train": 8, "segments": ["site"]},
+        monitors={"use": ["integrity", "evidently.drift", "performance"]},
+        trigger={"on": ["every 3 windows"]},
+        **ONE_CANDIDATE,
+    )
+    reports = run(there.process())
+    assert [r.decision.action for r in reports if r.decision] == ["ignore", "quarantine", "optimize", "ignore"]
+    assert reports[1].problems[0].startswith("column 'site' (setting data.segments) is not in the rows")
+    assert [r.round.outcome for r in reports if r.round is not None] == ["kept"]
+    assert {f.monitor: f.answer for f in reports[1].findings}["evidently.drift"] is Answer.FINE
 
 
 def test_a_monitor_that_raises_is_told_and_the_others_still_look(tmp_path: Path) -> None:

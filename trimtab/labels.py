@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trimtab import champion
-from trimtab.data import Rows
+from trimtab.data import Rows, segments_of
 from trimtab.errors import ArtifactError, DataError, ReadError
 from trimtab.history import Labelled, Quality
 from trimtab.look import ask
@@ -34,7 +34,7 @@ def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str]
     counts = _more(parts, serving, closed, served)
     for number in _from(parts, serving, counts):
         window = parts.window(number)
-        if number in released and (why := _unreadable(serving, window)) is not None:
+        if number in released and (why := _unreadable(parts, serving, window)) is not None:
             problems.append(f"window {number} was released, and its labels are not used: {why}")
             counts.pop(number, None)
             continue
@@ -109,14 +109,15 @@ def _broken_since(parts: Parts, serving: Serving, window: Window, more: bool) ->
         _, findings = ask(parts, guards, serving, Sample(serving.schema, raw.frame, window.number), raw)
         if broken := [f for f in findings if f.answer is Answer.BROKEN]:
             return broken
-    why = _unreadable(serving, window)
+    why = _unreadable(parts, serving, window)
     return [] if why is None else [Finding("integrity", window.number, Answer.BROKEN, (why,))]
 
 
-def _unreadable(serving: Serving, window: Window) -> str | None:
+def _unreadable(parts: Parts, serving: Serving, window: Window) -> str | None:
     """Say why rows or labels are not what the champion knows; None where they are."""
     try:
         for batch in window.batches():
+            segments_of(batch, parts.project.data.segments)
             serving.schema.encode(batch)
             serving.schema.encode_labels(batch)
     except ReadError:
