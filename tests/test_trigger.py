@@ -194,6 +194,8 @@ def test_an_acknowledged_alarm_starts_no_round_and_others_of_the_same_monitor_do
     )
     assert Trigger().decide(9, [alarm(n, "a", "b") for n in (8, 9)], state).cause == "moved"
     assert Trigger().decide(22, [alarm(n, "a") for n in (21, 22)], state).cause == "moved"
+    over = Trigger().decide(21, [alarm(n, "a") for n in (19, 20)], state)
+    assert (over.action, over.reasons) == (Action.IGNORE, ())  # what was expected stays so when its time is over
     whole = State(acknowledged=(Acknowledged("m", None, "strike", 20, "bob"),))
     assert Trigger().decide(9, [alarm(9, "a", answer="worse")], whole).action is Action.IGNORE
     assert Trigger().decide(9, [alarm(9, "a", answer="worse", monitor="n")], whole).cause == "worse"

@@ -44,7 +44,7 @@ def state(parts: Parts, serving: Serving, number: int, rounds: Sequence[Round]) 
         trained_rows=max(trained, had),
         importance=importance.of_version(parts, serving.version),
         tried=_tried(parts, serving, rounds),
-        acknowledged=tuple(a for a in acknowledged(parts) if a.until >= number),
+        acknowledged=tuple(acknowledged(parts)),
     )
 
 

@@ -67,7 +67,8 @@ class State:
     tried
         Statistics that had moved when a round found nothing better for it, under the present champion.
     acknowledged
-        What a person said to be expected.
+        What a person said to be expected, also what no longer holds: of the windows for which it held it is
+        still expected.
     """
 
     rounds: tuple[tuple[int, float], ...] = ()
@@ -98,8 +99,8 @@ class Heard:
     quieted: tuple[str, ...]
 
     @classmethod
-    def of(cls, findings: Sequence[Finding], state: State) -> Heard:
-        """Leave out what is expected, and name who says so."""
+    def of(cls, window: int, findings: Sequence[Finding], state: State) -> Heard:
+        """Leave out what is expected, and name who says so of what holds for the window that closed."""
         heard: list[Finding] = []
         quieted: dict[str, None] = {}
         for finding in findings:
@@ -107,7 +108,7 @@ class Heard:
             if not finding.answer.alarms or not spoke:
                 heard.append(finding)
                 continue
-            for one in spoke:
+            for one in (a for a in spoke if a.until >= window):
                 quieted[f"{one.monitor}: acknowledged by {one.who} as expected ({one.expected})"] = None
             names = {*finding.alarms}
             left = names.difference(*(a.quiets(finding) or names for a in spoke))

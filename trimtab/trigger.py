@@ -182,7 +182,7 @@ class Trigger(BaseModel):
         if broken:
             again = _again(found, window, self.ask_after)
             return Decision(window, Action.QUARANTINE, (*again, *_reasons(broken)), asks=bool(again))
-        heard = Heard.of(found, state)
+        heard = Heard.of(window, found, state)
         causes, waiting, weighed = self._causes(window, heard, state)
         reasons = tuple(r for _, told in causes for r in told)
         if causes and (held := self._held(window, state)):
