@@ -110,6 +110,21 @@ def test_what_moved_in_a_quarantined_window_counts_once_it_is_released(tmp_path:
     assert actions == {False: Action.ALERT, True: Action.OPTIMIZE}
 
 
+def test_a_released_window_is_compared_with_what_it_was_compared_with_before(tmp_path: Path) -> None:
+    def windy(seed: int) -> pd.DataFrame:
+        frame = fakes.quiet(200, seed)
+        return frame.assign(c=frame["c"] + 2.0)
+
+    beyond = windy(4).assign(a=strange(4)["a"])
+    seasons = {"use": ["integrity", "means"], "reference": "season 2 windows"}
+    there = world(tmp_path, fakes.quiet(200, 1), windy(2), fakes.quiet(200, 3), beyond, monitors=seasons)
+    reports = run(there.process())
+    before = {f.monitor: f for f in reports[3].findings}
+    assert (before["integrity"].answer, before["means"].answer) == (Answer.BROKEN, Answer.FINE)
+    _, (found,) = release(there.process(), 4, "ada", "it is right")
+    assert (found.answer, found.against) == (Answer.FINE, 2)
+
+
 def test_rows_that_no_model_can_be_fitted_to_stay_in_quarantine_until_they_are_mended(tmp_path: Path) -> None:
     there = world(tmp_path, fakes.quiet(200, 1), unreadable(2), fakes.quiet(200, 3).drop(columns="c"))
     run(there.process())
