@@ -187,6 +187,25 @@ def test_a_round_that_was_only_drift_and_finds_nothing_better_keeps_the_champion
     assert len(there.registry.versions()) == 1
 
 
+def test_a_round_that_failed_is_run_again_for_what_moved_once_that_is_mended(tmp_path: Path) -> None:
+    golden = fakes.stream("golden-mended", fakes.quiet(200, 150))
+    there = world(
+        tmp_path,
+        drift(140),
+        data={"train": 1, "golden": golden},
+        monitors={"use": ["guard", "evidently.drift"]},
+        trigger={"on": ["moved"], "confirm": "1 of 1", "cooldown": 0},
+        **ONE_CANDIDATE,
+    )
+    watch = loop.watch(there.process(), replay=True)
+    rounds = [next(watch).round, next(watch).round]
+    fakes.STREAMS[golden] = fakes.quiet(200, 150).drop(columns="c")
+    rounds.append(next(watch).round)
+    fakes.STREAMS[golden] = fakes.quiet(200, 150)
+    rounds.append(next(watch).round)
+    assert [r and r.outcome for r in rounds] == [None, None, "failed", "kept"]
+
+
 def test_a_broken_window_is_quarantined_and_never_trained_on(tmp_path: Path) -> None:
     stream = calm(40, fakes.broken(200, 43), fakes.moved(200, 44), fakes.moved(200, 45))
     there = world(tmp_path, stream, data={"train": 8, "replay": 0}, trigger={"on": ["worse"]})

@@ -58,7 +58,8 @@ def _minutes(asked: Round) -> float:
 def _tried(parts: Parts, serving: Serving, rounds: Sequence[Round]) -> frozenset[str]:
     """Return the statistics that had moved when a round under the present champion found nothing better for it."""
     since = max((p.epoch for p in parts.journal.promotions()), default=0)
-    fruitless = [r.window for r in rounds if r.cause == "moved" and r.state == "closed" and r.epoch >= since]
+    ended = [r for r in rounds if r.cause == "moved" and r.state == "closed" and r.epoch >= since]
+    fruitless = [r.window for r in ended if r.outcome not in ("failed", "lost")]  # those found nothing out
     k = parts.project.trigger.confirm[1]
     return frozenset(
         name
