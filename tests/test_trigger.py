@@ -169,6 +169,14 @@ def test_what_moved_starts_a_round_only_where_the_champion_hangs_on_it() -> None
     assert Trigger().decide(9, pair, State(importance={"a": 0.03, "b": 0.03, "c": 0.94})).cause == "moved"
 
 
+def test_a_column_whose_name_holds_its_unit_is_weighed_as_any_other() -> None:
+    light = State(importance={"heat [C]": 0.01, "wind [m/s]": 0.99})
+    for statistic in ("heat [C]", "heat [C].missing", "heat [C] [site=north]"):
+        assert Trigger().decide(9, [alarm(n, statistic) for n in (8, 9)], light).action is Action.ALERT
+    pair = [alarm(n, "heat [C] ~ wind [m/s]") for n in (8, 9)]
+    assert Trigger().decide(9, pair, light).cause == "moved"
+
+
 def test_what_moved_must_be_rarer_by_chance_the_more_windows_a_year_has() -> None:
     twice = [alarm(n, "a", p=0.01) for n in (8, 9)]
     assert Trigger().decide(9, twice, State(per_year=52)).cause == "moved"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trimtab.monitor import Finding
@@ -129,12 +129,25 @@ def weight_of(finding: Finding, importance: Mapping[str, float]) -> float:
         return 1.0
     columns: set[str] = set()
     for statistic in finding.alarms:
-        parts = [part.partition(" [")[0] for part in statistic.split(" ~ ")]
-        about = {c for c in importance for part in parts if part == c or part.startswith(f"{c}.")}
+        about = {c for part in statistic.split(" ~ ") for c in _columns(part, importance)}
         if not about:
             return 1.0
         columns |= about
     return sum(importance[c] for c in columns)
+
+
+def _columns(part: str, known: Collection[str]) -> list[str]:
+    """Return the columns that a statistic is about, which may carry a segment: ``price [region=north]``.
+
+    Examples
+    --------
+    >>> _columns("heat [C].missing [site=a]", ["heat [C]", "heat"]), _columns("heat [site=a]", ["heat [C]", "heat"])
+    (['heat [C]'], ['heat'])
+    """
+    for name in (part, part.rpartition(" [")[0], part.partition(" [")[0]):
+        if about := [c for c in known if name == c or name.startswith(f"{c}.")]:
+            return about
+    return []
 
 
 def windows_in(words: str, per_year: float) -> float:
