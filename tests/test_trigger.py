@@ -192,6 +192,21 @@ def test_a_round_that_found_nothing_better_is_not_repeated_for_the_same_statisti
     assert Trigger().decide(9, [alarm(n, "a", "d") for n in (8, 9)], tried).cause == "moved"
 
 
+def test_what_was_tried_or_is_expected_lends_others_neither_weight_nor_rarity() -> None:
+    light = {"a": 0.5, "b": 0.001, "c": 0.499}
+    twice = [alarm(n, "a", "b") for n in (8, 9)]
+    tried = Trigger().decide(9, twice, State(importance=light, tried=frozenset({"a"})))
+    assert (tried.action, tried.weighed["importance"]) == (Action.ALERT, 0.001)
+    once_each = [alarm(8, "a"), alarm(9, "b")]
+    assert Trigger().decide(9, once_each, State(importance=light)).action is Action.ALERT
+    said = Acknowledged("m", "a", "new tariff", until=20, who="ann")
+    for p, action in ((0.01, Action.ALERT), (0.001, Action.OPTIMIZE)):
+        for rarest in (1e-9, 0.0):
+            rare = [dataclasses.replace(f, scores={"a.p": rarest, "b.p": p}, p=rarest) for f in twice]
+            assert Trigger().decide(9, rare, State(per_year=8766, acknowledged=(said,))).action is action
+            assert Trigger().decide(9, rare, State(per_year=8766, tried=frozenset({"a"}))).action is action
+
+
 def test_an_acknowledged_alarm_starts_no_round_and_others_of_the_same_monitor_do() -> None:
     said = Acknowledged("m", "a", "new tariff", until=20, who="ann")
     state = State(acknowledged=(said,))

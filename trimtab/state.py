@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from trimtab.monitor import Finding
 
-__all__ = ["Acknowledged", "Heard", "State", "weight_of", "windows_in"]
+__all__ = ["Acknowledged", "Heard", "State", "only", "weight_of", "windows_in"]
 
 DAYS_PER_YEAR = 365.25
 
@@ -113,14 +113,27 @@ class Heard:
             names = {*finding.alarms}
             left = names.difference(*(a.quiets(finding) or names for a in spoke))
             if left:
-                heard.append(_only(finding, left))
+                heard.append(only(finding, left))
         return cls(tuple(heard), tuple(quieted))
 
 
-def _only(finding: Finding, alarms: set[str]) -> Finding:
-    """Return a finding with some of its alarms."""
+def only(finding: Finding, alarms: Collection[str]) -> Finding:
+    """Return a finding with some of its alarms, and as rare by chance as these are where that is known.
+
+    Examples
+    --------
+    >>> both = Finding("m", 1, "moved", scores={"a.p": 1e-6, "b.p": 0.01}, alarms=("a", "b"), p=2e-6)
+    >>> only(both, {"b"}).p
+    0.02
+    """
     kept = tuple(a for a in finding.alarms if a in alarms)
-    return dataclasses.replace(finding, alarms=kept)
+    p_values = {a: finding.scores.get(f"{a}.p", 0.0) for a in finding.alarms}
+    rarest = min(p_values.values(), default=0.0)
+    if kept == finding.alarms or finding.p is None or not kept:
+        return dataclasses.replace(finding, alarms=kept)
+    least = min(p_values[a] for a in kept)
+    p = finding.p * (least / rarest) if rarest > 0 else max(finding.p, least)
+    return dataclasses.replace(finding, alarms=kept, p=min(1.0, p))
 
 
 def weight_of(finding: Finding, importance: Mapping[str, float]) -> float:

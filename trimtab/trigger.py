@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from trimtab.monitor import Answer, Finding
-from trimtab.state import Heard, State, weight_of, windows_in
+from trimtab.state import Heard, State, only, weight_of, windows_in
 
 __all__ = ["Action", "Budget", "Decision", "Trigger"]
 
@@ -205,9 +205,11 @@ class Trigger(BaseModel):
         level = self.level(state.per_year)
         well = _well(recent) if "worse" in self.on else set()
         certain = [f for f in moved if f.window not in well and (f.p is None or f.p <= level)]
-        weight = max((weight_of(f, state.importance) for f in certain), default=0.0)
-        news = [f for f in certain if not f.alarms or not {*f.alarms} <= state.tried]
-        counted = self._confirmed(news) if weight >= self.importance else []
+        news = [only(f, {*f.alarms} - state.tried) for f in certain if not f.alarms or not {*f.alarms} <= state.tried]
+        news = [f for f in news if f.p is None or f.p <= level]
+        weights = [weight_of(f, state.importance) for f in news]
+        weight = max(weights, default=0.0)
+        counted = self._confirmed([f for f, w in zip(news, weights, strict=True) if w >= self.importance])
         spoken = [
             ("worse", "worse", worse),
             ("worse", "estimated", guessed),
@@ -238,11 +240,11 @@ class Trigger(BaseModel):
         if not certain:
             allowed = f"trigger.false_rounds allows {self.false_rounds:g} rounds without cause a year"
             return (f"no round: p is above {level:.1e}, and {allowed}",)
+        if not news:
+            return ("no round: one was run for it, and nothing better was found",)
         if weight < self.importance:
             least = f"trigger.importance is {self.importance:g}"
             return (f"no round: {weight:.3f} of the champion's answers hang on it, and {least}",)
-        if not news:
-            return ("no round: one was run for it, and nothing better was found",)
         return ("waiting for labels, or for the drift to be confirmed",)
 
     def _due(self, window: int, state: State) -> list[tuple[str, tuple[str, ...]]]:
