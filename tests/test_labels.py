@@ -113,6 +113,19 @@ def test_labels_beyond_the_patience_are_left_alone(tmp_path: Path) -> None:
     assert sorted(told(there)) == [2, 3, 4, 5]
 
 
+def test_labels_of_one_class_that_come_first_do_not_keep_the_others_out(tmp_path: Path) -> None:
+    frame = fakes.quiet(800, 0).assign(y=lambda f: f["y"].astype(float))
+    settings = {"window": {"every": 200, "start": 400}, "monitors": {"use": ["integrity", "accuracy"]}}
+    there = fakes.World(tmp_path, "labels-one-class", settings)
+    first = (frame["y"] == 1) | (frame.index < 600)
+    for known in (first, frame.index >= 0):
+        fakes.STREAMS[there.stream] = frame.assign(y=frame["y"].where(known))
+        list(loop.watch(there.process(), replay=True))
+    journal = there.process().journal
+    assert journal.quarantined() == set()
+    assert journal.labels()[2].complete
+
+
 def test_a_label_that_was_altered_after_it_was_judged_quarantines_its_window_and_the_watch_goes_on(
     tmp_path: Path,
 ) -> None:
