@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -167,6 +168,20 @@ def test_what_moved_starts_a_round_only_where_the_champion_hangs_on_it() -> None
     assert Trigger().decide(9, rows, State(importance={"a": 0.01, "c": 0.99})).cause == "moved"
     pair = [alarm(n, "a ~ b") for n in (8, 9)]
     assert Trigger().decide(9, pair, State(importance={"a": 0.03, "b": 0.03, "c": 0.94})).cause == "moved"
+
+
+@pytest.mark.parametrize(("monitors", "answer"), [(1, "moved"), (3, "moved"), (3, "worse")])
+def test_quiet_windows_start_no_more_rounds_than_allowed_however_many_monitors_look(monitors: int, answer: str) -> None:
+    rng, years, state = np.random.default_rng(0), 20, State(per_year=8766, monitors=monitors)
+    rounds, low = 0, rng.random((years * 8766, monitors)) * 40  # of which the lowest fortieth alarm
+    for window in np.flatnonzero((low <= 1).any(axis=1)):
+        alarms = [
+            dataclasses.replace(alarm(n, "a", p=low[n, m] / 40, answer=answer, monitor=f"m{m}"), estimated=True)
+            for n in range(max(0, window - 2), window + 1)
+            for m in np.flatnonzero(low[n] <= 1)
+        ]
+        rounds += Trigger().decide(int(window), alarms, state).action is Action.OPTIMIZE
+    assert rounds / years <= 0.8  # half of one a year, and what chance adds to ten
 
 
 def test_a_column_whose_name_holds_its_unit_is_weighed_as_any_other() -> None:

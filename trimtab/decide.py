@@ -39,6 +39,7 @@ def state(parts: Parts, serving: Serving, number: int, rounds: Sequence[Round]) 
     return State(
         rounds=tuple((r.window, _minutes(r)) for r in rounds),
         per_year=project.windows_per_year,
+        monitors=sum(m.statistical and not m.needs_labels for m in parts.monitors),
         labelled_rows=sum(rows for n, rows in known.items() if n > last - project.window.label_delay),
         trainable_rows=trainable,
         trained_rows=max(trained, had),

@@ -57,6 +57,8 @@ class State:
         The window after which each round ran, and the minutes that it took, oldest first.
     per_year
         Windows in a year.
+    monitors
+        Statistical ones that look without labels: what any of them may say by chance is divided among them.
     labelled_rows
         Rows whose labels came since the last round.
     trainable_rows, trained_rows
@@ -73,6 +75,7 @@ class State:
 
     rounds: tuple[tuple[int, float], ...] = ()
     per_year: float = 52.0
+    monitors: int = 1
     labelled_rows: int = 0
     trainable_rows: int = 0
     trained_rows: int = 0

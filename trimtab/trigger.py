@@ -199,10 +199,11 @@ class Trigger(BaseModel):
         """Return what starts a round with its reasons, what only alerts, and what was weighed."""
         worse = _standing(heard.findings, estimated=False)
         recent = [f for f in heard.findings if f.window > window - self.confirm[1]]
-        guessed = self._confirmed([f for f in _standing(heard.findings, estimated=True) if f in recent])
+        level = self.level(state.per_year) / max(1, state.monitors)
+        estimated = [f for f in _standing(heard.findings, estimated=True) if f in recent]
+        guessed = self._confirmed([f for f in estimated if f.p is None or f.p <= level])
         moved = [f for f in recent if f.answer is Answer.MOVED]
         slower = [f for f in recent if f.answer is Answer.SLOWER and f.window == window]
-        level = self.level(state.per_year)
         well = _well(recent) if "worse" in self.on else set()
         certain = [f for f in moved if f.window not in well and (f.p is None or f.p <= level)]
         news = [only(f, {*f.alarms} - state.tried) for f in certain if not f.alarms or not {*f.alarms} <= state.tried]
@@ -273,7 +274,9 @@ class Trigger(BaseModel):
         return None
 
     def level(self, per_year: float) -> float:
-        """Return the p-value that ``moved`` needs in each window for a round.
+        """Return the p-value that ``moved``, or ``worse`` without labels, needs in each window for a round.
+
+        Where several monitors may say so, each has its part of it.
 
         With it, m of k quiet windows in a row say so by chance in half of ``false_rounds`` per year: at
         the end of each window there are as many ways to reach m as choices of m - 1 among the k - 1 before.
