@@ -126,6 +126,25 @@ def test_labels_of_one_class_that_come_first_do_not_keep_the_others_out(tmp_path
     assert journal.labels()[2].complete
 
 
+def test_late_labels_of_what_is_fine_again_start_no_round_though_one_ran_in_between(tmp_path: Path) -> None:
+    frame = pd.concat([fakes.quiet(600, 1), fakes.noise(200, 2), fakes.quiet(600, 3)], ignore_index=True)
+    settings = {
+        "window": {"every": 200, "start": 400},
+        "monitors": {"use": ["guard", "accuracy"]},
+        "trigger": {"on": ["worse", "every 3 windows"], "cooldown": 0},
+        "optimize": {"techniques": ["convert", "spoil"]},
+    }
+    there = fakes.World(tmp_path, "labels-fine-again", settings)
+    for closed, late in ((3, slice(600, 799)), (4, slice(1000, None))):
+        shown = frame.assign(y=frame["y"].astype(float))
+        shown.loc[late, "y"] = np.nan
+        fakes.STREAMS[there.stream] = shown.head(400 + closed * 200 + 1)
+        list(loop.watch(there.process()))
+    journal = there.process().journal
+    assert [(r.window, r.cause) for r in journal.rounds()][1:] == [(3, "every")]
+    assert {f.window: f.answer for _, f in journal.findings() if f.monitor == "accuracy"}[2] is Answer.WORSE
+
+
 def test_a_label_that_was_altered_after_it_was_judged_quarantines_its_window_and_the_watch_goes_on(
     tmp_path: Path,
 ) -> None:

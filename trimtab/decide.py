@@ -22,7 +22,8 @@ def decide(parts: Parts, serving: Serving, number: int) -> Decision:
     """Decide what is done now that window ``number`` has closed."""
     rounds = [r for r in parts.journal.rounds() if r.cause != "first" and r.window < number]
     last = max((r.window for r in rounds), default=None)
-    found = [f for _, f in parts.journal.findings(serving.version, after=-1 if last is None else last)]
+    told = parts.journal.findings(serving.version)  # what was fine before the last round still says that it was
+    found = [f for tick, f in told if f.answer is Answer.FINE or last is None or tick > last]
     quarantined = parts.journal.quarantined()
     findings = [f for f in found if (f.answer is Answer.BROKEN) == (f.window in quarantined)]
     return parts.project.trigger.decide(number, findings, state(parts, serving, number, rounds))
