@@ -184,6 +184,7 @@ class Schema(BaseModel):
         for name in self.names:
             if name not in frame:
                 raise DataError(missing_column(name, f"features.{name}", frame))
+            _refuse_twice(name, frame)
         arrays: dict[str, npt.NDArray[Any]] = {}
         coded = [c.name for c in self.columns if c.coded]
         if coded:
@@ -232,6 +233,7 @@ class Schema(BaseModel):
         codes = np.full(len(frame), MISSING_LABEL, dtype=np.int64)
         if absent:
             return codes
+        _refuse_twice(str(self.label), frame)
         labels = frame[self.label]
         for row, value in zip(np.flatnonzero(labels.notna()).tolist(), labels.dropna().tolist(), strict=True):
             code = self.code_of(value)
@@ -286,6 +288,11 @@ def missing_column(name: str, setting: str, frame: pd.DataFrame) -> str:
 
     have = [str(c) for c in frame.columns]
     return f"column {name!r} (setting {setting}) is not in the rows; they have {have}.{nearest(name, have)}"
+
+
+def _refuse_twice(name: str, frame: pd.DataFrame) -> None:
+    if frame[name].ndim > 1:
+        raise DataError(f"column {name!r} is more than once in the rows; keep one of them in the source")
 
 
 def with_numbers(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
