@@ -128,6 +128,8 @@ def test_after_an_outage_the_latest_window_alone_is_looked_at_where_that_is_aske
     assert [w.number for w in journal.windows()] == [4]
     assert [(d["from"], d["to"]) for _, _, d in journal.records("left out")] == [(1, 3)]
     assert list(loop.watch(there.process())) == []
+
+
 def test_a_round_is_not_run_again_for_rows_that_are_no_longer_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

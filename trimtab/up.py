@@ -39,11 +39,14 @@ class Planned:
         Where it is found; None: nowhere.
     command
         How it is started; None: it is given.
+    after
+        Names of the services that must be ready before it.
     """
 
     name: str
     address: str | None
     command: Command | None
+    after: tuple[str, ...] = ()
 
 
 def installed() -> dict[str, Service]:
@@ -87,7 +90,7 @@ def plan(
         given = service.given(ground)
         command = None if given else service.command(ground, ports.of(name, service.port))
         address = given or (command.address if command else None)
-        planned.append(Planned(name, address, command))
+        planned.append(Planned(name, address, command, tuple(a for a in service.after if a in used)))
         ground = replace(
             ground,
             environment={**ground.environment, **(command.gives if command else {})},
@@ -147,7 +150,7 @@ def _free() -> int:
 
 @contextmanager
 def running(planned: Sequence[Planned], folder: Path, say: Callable[[str], None]) -> Iterator[Supervisor]:
-    """Start what is planned, in order, each when those before it are ready; end it in the end.
+    """Start what is planned, each when those that it needs are ready; end all of it in the end.
 
     What a killed ``up`` left running is taken over.
 
@@ -170,11 +173,12 @@ def running(planned: Sequence[Planned], folder: Path, say: Callable[[str], None]
         programs = [Program(p.name, p.command.argv, p.command.environment) for p in planned if p.command is not None]
         supervisor.begin(programs, Path.cwd())
         _tell_others(folder, planned)
+        ready: dict[str, Planned] = {}
         for service in planned:
+            _make_ready(supervisor, [p for p in planned if p.name in service.after and p.name not in ready], ready, say)
             if service.command is not None:
                 supervisor.start(service.name)
-                _await(supervisor, service.name, service.command)
-            say(f"{service.name}: {service.address or 'runs'}{'' if service.command else ' (given)'}")
+        _make_ready(supervisor, [p for p in planned if p.name not in ready], ready, say)
         yield supervisor
     finally:
         supervisor.end()
@@ -197,6 +201,16 @@ def addresses(folder: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return told
+
+
+def _make_ready(
+    supervisor: Supervisor, services: Sequence[Planned], ready: dict[str, Planned], say: Callable[[str], None]
+) -> None:
+    for service in services:
+        if service.command is not None:
+            _await(supervisor, service.name, service.command)
+        ready[service.name] = service
+        say(f"{service.name}: {service.address or 'runs'}{'' if service.command else ' (given)'}")
 
 
 def _await(supervisor: Supervisor, name: str, command: Command) -> None:

@@ -58,8 +58,9 @@ def _workers(client: SyncPrefectClient) -> Check:
         client.read_work_pool(POOL)
     except ObjectNotFound:
         return Check(what, "there is no such pool: trimtab deploy CONFIG makes it")
-    address = "/work_pools/{work_pool_name}/workers/filter"
-    told = client.request("POST", address, path_params={"work_pool_name": POOL}, json={}).json()
+    told = client.request(
+        "POST", "/work_pools/{work_pool_name}/workers/filter", path_params={"work_pool_name": POOL}, json={}
+    ).json()
     return Check(what, None if any(w["status"] == "ONLINE" for w in told) else f"none is there; {way}")
 
 
