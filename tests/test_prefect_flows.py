@@ -37,7 +37,7 @@ from trimtab.settings import Project
 from trimtab.trigger import Action
 from trimtab_prefect import doctor, tell
 from trimtab_prefect.carry import carrying
-from trimtab_prefect.deployments import PrefectScheduler
+from trimtab_prefect.deployments import PrefectScheduler, deployments
 from trimtab_prefect.executor import PrefectExecutor
 from trimtab_prefect.optimize import optimize, optimized
 from trimtab_prefect.rollback import rollback
@@ -523,3 +523,25 @@ def test_a_question_whether_events_arrive_is_no_round() -> None:
     assert optimize("nowhere.yaml", operation=f"{tell.DOCTOR}1") is None
     with pytest.raises(InputError, match="is no round"):
         optimized("nowhere.yaml", [], "", f"{tell.DOCTOR}1")
+
+
+def test_the_deployments_that_are_written_out_are_those_that_are_made(tmp_path: Path) -> None:
+    written_out = yaml.safe_load((Path(__file__).parents[1] / "deploy" / "prefect.yaml").read_text())
+    there = shelf.world(tmp_path / "home", calm("churn"), name="churn")
+    (path,) = (projects := project(there, tmp_path, schedule={"cron": "0 4 * * *"}))
+    made = [*deployments(path, projects[path], [], tmp_path)]
+    assert [d["flow_name"] for d in written_out["deployments"]] == [d.flow_name for d in made]
+    for ours, told in zip(made, written_out["deployments"], strict=True):
+        assert ours.entrypoint == told["entrypoint"].replace(":", ".")
+        assert {**ours.parameters, "config": ""} == {**told["parameters"], "config": ""}
+        assert ours.concurrency_limit is not None
+        assert told["concurrency_limit"] == {
+            "limit": 1,
+            "collision_strategy": str(ours.concurrency_options.collision_strategy.value),
+        }
+        assert (ours.tags, ours.work_pool_name) == (told["tags"], told["work_pool"]["name"])
+        assert [s.schedule.cron for s in ours.schedules or []] == [s["cron"] for s in told.get("schedules", [])]
+        events = [(t.name, [*t.expect], t.match.model_dump(), t.parameters or {}) for t in ours.triggers]
+        assert events == [
+            (t["name"], t["expect"], t["match"], t.get("parameters", {})) for t in told.get("triggers", [])
+        ]
