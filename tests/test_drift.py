@@ -23,7 +23,7 @@ from trimtab_evidently.drift import Drift, adjust
 
 NUMBERS = {"normal": Feature(), "cauchy": Feature(), "counts": Feature(), "zeros": Feature(), "gaps": Feature()}
 LEVELS = {"letter": Feature(kind="categorical"), "code": Feature(kind="categorical")}
-TOGETHER = ("rows", "embedding", "embedding.kernel")
+TOGETHER = ("rows", "embedding", "embedding.kernel", "entropy")
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 
