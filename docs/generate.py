@@ -51,6 +51,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "benchmark.energy": typed.EnergySettings,
     "gate": Gate,
     "registry": typed.RegistrySettings,
+    "schedule": typed.ScheduleSettings,
     "journal": typed.JournalSettings,
 }
 BOUNDS = {annotated_types.Gt: ">", annotated_types.Ge: ">=", annotated_types.Lt: "<", annotated_types.Le: "<="}

@@ -409,7 +409,7 @@ class ScheduleSettings(Section):
         Of the cron, by its IANA name.
     catch_up
         After an outage: ``all`` windows that closed meanwhile are looked at, in order, or the ``latest`` alone. Those
-        that are left out are written down, and ``trimtab backfill`` looks at them later.
+        that are left out are written down; nothing is trained on them.
     """
 
     cron: str = "0 * * * *"
