@@ -305,7 +305,7 @@ def ack(
 
 @app.command()
 def metrics(
-    config: Config,
+    configs: Annotated[list[Path], typer.Argument(help="Project files, or folders of them (*.yaml).")],
     port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 9464,
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
     overrides: Overrides = None,
@@ -315,7 +315,14 @@ def metrics(
     from trimtab.settings import Project
 
     serve = discover.find("exporters", "prometheus")
-    serve([Project.load(config, overrides or ())], host, port, lambda at: err.print(f"serving metrics on {at}"))
+    files = [file for path in configs for file in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
+    if not files:
+        raise InputError(
+            f"no *.yaml in {', '.join(map(str, configs))}; name a project file, or a folder that holds some"
+        )
+    serve(
+        [Project.load(f, overrides or ()) for f in files], host, port, lambda at: err.print(f"serving metrics on {at}")
+    )
 
 
 @app.command()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -17,19 +17,21 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from trimtab.errors import InputError, ServiceError
 from trimtab.journal import Journal
 from trimtab.parts import registry_of
-from trimtab.registry import Registry
-from trimtab.runtime import CHAMPION
+from trimtab.registry import Overview
 from trimtab.settings import Project
-from trimtab_prometheus.metrics import Reading, families, read
+from trimtab_prometheus.metrics import families
+from trimtab_prometheus.reading import Reading, Told, read
 
 __all__ = ["exposed", "serve"]
 
 SCRAPE_SECONDS = 2.0
 FIRST_SECONDS = 30.0
+SETTLED_SECONDS = 2.0
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -60,8 +62,13 @@ def serve(projects: Sequence[Project], host: str, port: int, say: Callable[[str]
 @contextmanager
 def exposed(projects: Sequence[Project], host: str, port: int) -> Iterator[str]:
     """Serve the metrics of ``projects`` in a thread, and yield the address (``http://host:port/metrics``)."""
+    twice = sorted(name for name, count in Counter(p.name for p in projects).items() if count > 1)
+    if twice:
+        raise InputError(
+            f"several project files have the name {', '.join(twice)}; metrics are told apart by it: rename"
+        )
     registry = CollectorRegistry()
-    registry.register(_Scrape([_Watched(p, registry_of(p)) for p in projects]))
+    registry.register(_Scrape(projects))
     try:
         httpd, thread = start_http_server(port, host, registry)
     except (OSError, OverflowError) as error:
@@ -80,8 +87,12 @@ def exposed(projects: Sequence[Project], host: str, port: int) -> Iterator[str]:
 class _Scrape(Collector):
     """Reads every project when Prometheus asks, all at once and within :data:`SCRAPE_SECONDS`."""
 
-    def __init__(self, watched: Sequence[_Watched]) -> None:
-        self.watched = watched
+    def __init__(self, projects: Sequence[Project]) -> None:
+        self.projects = projects
+        self.journals = {
+            p.name: _Kept(p.journal_url, f"the journal of {p.name}", partial(_read_journal, p)) for p in projects
+        }
+        self.registries = dict(_registries(projects))
         self._read(FIRST_SECONDS)  # a registry's client may take seconds to import and to connect
 
     def collect(self) -> Iterator[Metric]:
@@ -89,49 +100,119 @@ class _Scrape(Collector):
         return families(self._read(SCRAPE_SECONDS))
 
     def _read(self, seconds: float) -> list[Reading]:
-        for project in self.watched:
-            project.ask()
+        for journal in self.journals.values():
+            journal.ask()
+        for registry in {*self.registries.values()}:
+            registry.ask()
         deadline = time.monotonic() + seconds
-        return [project.reading(deadline) for project in self.watched]
+        return [self._reading(project, deadline) for project in self.projects]
+
+    def _reading(self, project: Project, deadline: float) -> Reading:
+        told = self.journals[project.name].answer(deadline)
+        named = self.registries[project.name].answer(deadline)
+        return Reading(project, told, None if named is None else _of(project, named.get(project.name, {})))
 
 
-class _Watched:
-    """One project's journal and registry, each asked in a thread of its own."""
-
-    def __init__(self, project: Project, registry: Registry) -> None:
-        self.name = project.name
-        self.journal = _Question(f"the journal of {project.name}", partial(_read_journal, project))
-        self.registry = _Question(f"the registry of {project.name}", partial(_alias, registry))
-
-    def ask(self) -> None:
-        """Ask both."""
-        self.journal.ask()
-        self.registry.ask()
-
-    def reading(self, deadline: float) -> Reading:
-        """Return what both answered by the deadline (monotonic seconds)."""
-        reading = self.journal.answer(deadline) or Reading(self.name)
-        answered = self.registry.answer(deadline)
-        if answered is None:
-            return reading
-        return replace(reading, registry_up=True, alias=answered[0])
+def _of(project: Project, named: Mapping[str, int]) -> dict[str, int]:
+    """Return the versions that the aliases of a project's champions name."""
+    return {alias: named[alias] for alias in project.aliases if alias in named}
 
 
-def _alias(registry: Registry) -> tuple[int | None]:
+Named = Mapping[str, Mapping[str, int]]
+"""Versions by project and alias."""
+
+
+def _registries(projects: Sequence[Project]) -> Iterator[tuple[str, _Kept[Named]]]:
+    """Yield whom to ask for each project's aliases: one that knows many models is asked once for all of them."""
+    shared: dict[tuple[str, str], list[Project]] = {}
+    for project in projects:
+        shared.setdefault((project.registry.kind, project.registry_url), []).append(project)
+    for (_, url), group in shared.items():
+        registry = registry_of(group[0])
+        names = [p.name for p in group]
+        if isinstance(registry, Overview):
+            at_once = _Kept(url, f"the registry of {', '.join(names)}", partial(registry.aliases_of, names))
+            yield from ((name, at_once) for name in names)
+        else:
+            yield from ((p.name, _Kept(url, f"the registry of {p.name}", partial(_aliases, p))) for p in group)
+
+
+def _aliases(project: Project) -> Named:
+    registry = registry_of(project)
     registry.ready()
-    return (registry.alias(CHAMPION),)
+    found = {alias: registry.alias(alias) for alias in project.aliases}
+    return {project.name: {alias: version for alias, version in found.items() if version is not None}}
 
 
-def _read_journal(project: Project) -> Reading:
+def _read_journal(project: Project) -> Told:
     """Read a project's journal, opened anew each time (its file may have been replaced); an exporter creates none."""
-    url = make_url(project.journal_url)
-    if url.drivername.startswith("sqlite") and url.database and not Path(url.database).is_file():
-        raise ServiceError(f"there is no journal at {url.database}: the project has not run")
+    file = _sqlite_file(project.journal_url)
+    if file is not None and not file.is_file():
+        raise ServiceError(f"there is no journal at {file}: the project has not run")
     journal = Journal(project.journal_url, project.name)
     try:
         return read(journal)
     finally:
         journal.engine.dispose()
+
+
+def _sqlite_file(url: str) -> Path | None:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return None  # no database's address: a server's, or a stranger's registry
+    return Path(parsed.database) if parsed.drivername.startswith("sqlite") and parsed.database else None
+
+
+Mark = tuple[tuple[int, int, int] | None, ...]
+
+
+def _mark(file: Path) -> Mark | None:
+    """Return what changes when a SQLite file is written; None while it was written so lately that more may follow.
+
+    The clock of a file system is coarse: two writes of one moment may leave the same mark.
+    """
+    marks: list[tuple[int, int, int] | None] = []
+    for path in (file, file.with_name(f"{file.name}-wal")):
+        try:
+            found = path.stat()
+        except OSError:
+            marks.append(None)
+            continue
+        if abs(time.time() - found.st_mtime) < SETTLED_SECONDS:
+            return None
+        marks.append((found.st_ino, found.st_size, found.st_mtime_ns))
+    return tuple(marks)
+
+
+class _Kept(Generic[T]):
+    """An answer that is kept while the SQLite file that it came from stays as it is; others are asked each time."""
+
+    def __init__(self, url: str, whom: str, question: Callable[[], T]) -> None:
+        self.file = _sqlite_file(url)
+        self.question = _Question(whom, lambda: (self._now(), question()))
+        self.kept: tuple[Mark, T] | None = None
+        self.fresh = False
+
+    def _now(self) -> Mark | None:
+        return None if self.file is None else _mark(self.file)
+
+    def ask(self) -> None:
+        """Ask, unless nothing was written since."""
+        self.fresh = self.kept is not None and self.kept[0] == self._now()
+        if not self.fresh:
+            self.question.ask()
+
+    def answer(self, deadline: float) -> T | None:
+        """Return the answer; None when there was none by the deadline (monotonic seconds), or it was an error."""
+        if self.fresh and self.kept is not None:
+            return self.kept[1]
+        answered = self.question.answer(deadline)
+        if answered is None:
+            return None
+        mark, answer = answered
+        self.kept = None if mark is None else (mark, answer)
+        return answer
 
 
 class _Question(Generic[T]):
