@@ -89,9 +89,7 @@ class _Scrape(Collector):
 
     def __init__(self, projects: Sequence[Project]) -> None:
         self.projects = projects
-        self.journals = {
-            p.name: _Kept(p.journal_url, f"the journal of {p.name}", partial(_read_journal, p)) for p in projects
-        }
+        self.journals = {p.name: _Kept(p.journal_url, f"the journal of {p.name}", _JournalReader(p)) for p in projects}
         self.registries = dict(_registries(projects))
         self._read(FIRST_SECONDS)  # a registry's client may take seconds to import and to connect
 
@@ -144,16 +142,33 @@ def _aliases(project: Project) -> Named:
     return {project.name: {alias: version for alias, version in found.items() if version is not None}}
 
 
-def _read_journal(project: Project) -> Told:
-    """Read a project's journal, opened anew each time (its file may have been replaced); an exporter creates none."""
-    file = _sqlite_file(project.journal_url)
-    if file is not None and not file.is_file():
-        raise ServiceError(f"there is no journal at {file}: the project has not run")
-    journal = Journal(project.journal_url, project.name)
-    try:
-        return read(journal)
-    finally:
-        journal.engine.dispose()
+class _JournalReader:
+    """Reads a project's journal, on a connection of its own each time; an exporter creates none.
+
+    The journal's statements are kept ready, unless its file was replaced by another.
+    """
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.file = _sqlite_file(project.journal_url)
+        self.open: tuple[int, Journal] | None = None
+
+    def __call__(self) -> Told:
+        inode = self._inode()
+        if self.open is None or self.open[0] != inode:
+            self.open = inode, Journal(self.project.journal_url, self.project.name)
+        journal = self.open[1]
+        try:
+            return read(journal)
+        finally:
+            journal.engine.dispose()
+
+    def _inode(self) -> int:
+        if self.file is None:
+            return 0
+        if not self.file.is_file():
+            raise ServiceError(f"there is no journal at {self.file}: the project has not run")
+        return self.file.stat().st_ino
 
 
 def _sqlite_file(url: str) -> Path | None:
@@ -190,29 +205,30 @@ class _Kept(Generic[T]):
 
     def __init__(self, url: str, whom: str, question: Callable[[], T]) -> None:
         self.file = _sqlite_file(url)
-        self.question = _Question(whom, lambda: (self._now(), question()))
+        self.question = _Question(whom, partial(self._asked, question))
         self.kept: tuple[Mark, T] | None = None
         self.fresh = False
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        mark = self._now()
+        answer = question()
+        self.kept = None if mark is None else (mark, answer)  # also one that comes too late for this scrape
+        return answer
 
     def _now(self) -> Mark | None:
         return None if self.file is None else _mark(self.file)
 
     def ask(self) -> None:
         """Ask, unless nothing was written since."""
-        self.fresh = self.kept is not None and self.kept[0] == self._now()
+        kept = self.kept
+        self.fresh = kept is not None and kept[0] == self._now()
         if not self.fresh:
             self.question.ask()
 
     def answer(self, deadline: float) -> T | None:
         """Return the answer; None when there was none by the deadline (monotonic seconds), or it was an error."""
-        if self.fresh and self.kept is not None:
-            return self.kept[1]
-        answered = self.question.answer(deadline)
-        if answered is None:
-            return None
-        mark, answer = answered
-        self.kept = None if mark is None else (mark, answer)
-        return answer
+        kept = self.kept
+        return kept[1] if self.fresh and kept is not None else self.question.answer(deadline)
 
 
 class _Question(Generic[T]):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from trimtab.files import duration
 from trimtab.history import Labelled, Promotion, Quality, Round, WindowRecord
 from trimtab.journal import Journal
-from trimtab.monitor import Answer, Finding
+from trimtab.monitor import Finding
 from trimtab.settings import Project
 from trimtab.state import State
 from trimtab.status import waiting
@@ -139,13 +139,13 @@ def read(journal: Journal) -> Told:
         When the journal cannot be read.
     """
     windows = tuple(journal.windows())
-    findings = [finding for _, finding in journal.findings()]
-    newest = windows[-1].number if windows else None
+    newest = windows[-1].number if windows else 0
+    found = journal.findings(after=newest - 1)  # what is found in a window is found when it closes, or later
     return Told(
         start=journal.fixed()[1] if journal.project in journal.projects() else None,
         windows=windows,
-        found=tuple(f for f in findings if f.window == newest),
-        quarantined={f.window for f in findings if f.answer is Answer.BROKEN} - journal.released().keys(),
+        found=tuple(f for _, f in found if windows and f.window == newest),
+        quarantined=journal.quarantined(),
         labels=journal.labels(),
         qualities=tuple(journal.qualities()),
         rounds=tuple(journal.rounds()),
