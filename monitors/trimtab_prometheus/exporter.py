@@ -32,6 +32,7 @@ __all__ = ["exposed", "serve"]
 SCRAPE_SECONDS = 2.0
 FIRST_SECONDS = 30.0
 SETTLED_SECONDS = 2.0
+SHARED_SECONDS = 30.0
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -129,7 +130,8 @@ def _registries(projects: Sequence[Project]) -> Iterator[tuple[str, _Kept[Named]
         registry = registry_of(group[0])
         names = [p.name for p in group]
         if isinstance(registry, Overview):
-            at_once = _Kept(url, f"the registry of {', '.join(names)}", partial(registry.aliases_of, names))
+            lag = SHARED_SECONDS if len(names) > 1 else 0.0
+            at_once = _Kept(url, f"the registry of {', '.join(names)}", partial(registry.aliases_of, names), lag)
             yield from ((name, at_once) for name in names)
         else:
             yield from ((p.name, _Kept(url, f"the registry of {p.name}", partial(_aliases, p))) for p in group)
@@ -203,9 +205,9 @@ def _mark(file: Path) -> Mark | None:
 class _Kept(Generic[T]):
     """An answer that is kept while the SQLite file that it came from stays as it is; others are asked each time."""
 
-    def __init__(self, url: str, whom: str, question: Callable[[], T]) -> None:
+    def __init__(self, url: str, whom: str, question: Callable[[], T], lag: float = 0.0) -> None:
         self.file = _sqlite_file(url)
-        self.question = _Question(whom, partial(self._asked, question))
+        self.question = _Question(whom, partial(self._asked, question), lag)
         self.kept: tuple[Mark, T] | None = None
         self.fresh = False
 
@@ -232,11 +234,17 @@ class _Kept(Generic[T]):
 
 
 class _Question(Generic[T]):
-    """A question that may hang: asked in a thread, waited for only so long, and never asked twice at a time."""
+    """A question that may hang: asked in a thread, waited for only so long, and never asked twice at a time.
 
-    def __init__(self, whom: str, question: Callable[[], T]) -> None:
+    With ``lag`` it is not waited for while the answer before is younger than so many seconds, and no error came since:
+    what is asked for many projects takes a server longer than a scrape may.
+    """
+
+    def __init__(self, whom: str, question: Callable[[], T], lag: float = 0.0) -> None:
         self.whom = whom
         self.question = question
+        self.lag = lag
+        self.said: tuple[float, T] | None = None
         self.lock = threading.Lock()
         self.asked: Future[T] | None = None
         self.silent = ""
@@ -251,7 +259,9 @@ class _Question(Generic[T]):
     def answer(self, deadline: float) -> T | None:
         """Return the answer, or None when there was none by the deadline or it was an error."""
         with self.lock:
-            asked = self.asked
+            asked, said = self.asked, self.said
+        if said is not None and time.monotonic() - said[0] < self.lag:
+            return said[1]
         if asked is None:
             return None
         try:
@@ -270,6 +280,10 @@ class _Question(Generic[T]):
 
     def _work(self, asked: Future[T]) -> None:
         try:
-            asked.set_result(self.question())
+            answer = self.question()
         except Exception as error:  # handed to whoever waits
+            self.said = None
             asked.set_exception(error)
+        else:
+            self.said = (time.monotonic(), answer)
+            asked.set_result(answer)
