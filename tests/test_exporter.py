@@ -93,7 +93,7 @@ def test_a_scrape_says_what_the_journal_and_the_registry_know(finished: fakes.Wo
     assert value(got, "trimtab_rounds_total", cause="worse", outcome="failed") == 0
     assert value(got, "trimtab_round_failed") == 0
     assert 0 < (value(got, "trimtab_round_seconds_total") or 0) == value(got, "trimtab_round_duration_seconds")
-    assert value(got, "trimtab_project_info", metric="accuracy", every="200") == 1
+    assert value(got, "trimtab_project_info", metric="accuracy", every="200 rows") == 1
     assert value(got, "trimtab_rounds_open", cause="moved") == 0
     assert value(got, "trimtab_windows_total", decision="optimize") == 1
     assert sum(v for (name, _), v in got.items() if name == "trimtab_windows_total") == 4

@@ -256,7 +256,7 @@ METRICS: tuple[Meaning, ...] = (
         "trimtab_project_info",
         "gauge",
         "Always 1; its labels are settings of the project.",
-        lambda r: [((_metric(r), str(r.project.window.every)), 1.0)],
+        lambda r: [((_metric(r), _every(r)), 1.0)],
         ("metric", "every"),
     ),
     Meaning(
@@ -505,3 +505,8 @@ METRICS: tuple[Meaning, ...] = (
 def _metric(reading: Reading) -> str:
     named = reading.project.model.metric
     return named if isinstance(named, str) else next(iter(named))
+
+
+def _every(reading: Reading) -> str:
+    every = reading.project.window.every
+    return every if isinstance(every, str) else f"{every} rows"
