@@ -119,7 +119,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, exporter: str, alertmanager: str = "127.0.0.1:9") -> Iterator[Prometheus]:
-    """Start Prometheus with the files of ``deploy/prometheus`` as they are, every second instead of every 15.
+    """Start Prometheus with the files of ``deploy/prometheus`` as they are, every 2 seconds instead of every 15.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def prometheus(folder: Path, exporter: str, alertmanager: str = "127.0.0.1:9") -
     (place / "targets" / "exporter.yml").write_text(f'- targets: ["{exporter}"]\n')
     (place / "targets" / "alertmanager.yml").write_text(f'- targets: ["{alertmanager}"]\n')
     shipped = (place / "prometheus.yml").read_text()
-    quick = shipped.replace("interval: 15s", "interval: 1s").replace("timeout: 10s", "timeout: 1s")
+    quick = shipped.replace("interval: 15s", "interval: 2s").replace("timeout: 10s", "timeout: 2s")
     (place / "prometheus.yml").write_text(quick)
     listen = f"127.0.0.1:{free_port()}"
     command = [
