@@ -15,14 +15,23 @@ PACKAGES := $(sort $(wildcard trimtab plugins/* monitors/* flows/*))
 # Changes when a package folder is added or removed, which an editable install does not notice.
 STAMP := $(shell echo "$(PACKAGES)" | cksum | cut -d' ' -f1)
 
-.PHONY: demo test check format docs clean
+.PHONY: demo test test-servers soak check format docs clean
 .PHONY: bench-rounds bench-kill bench-seeds bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring bench-scrape
 
 demo: $(VENV)/.installed-$(STAMP)
 	$(BIN)/trimtab demo
 
+# Needs no root and no server: a test of a server that is not on the machine is left out, with the reason.
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Those alone that need real servers; one that is missing is a failure.
+test-servers: $(VENV)/.testing-$(STAMP)
+	TRIMTAB_REQUIRE=servers $(BIN)/python -m pytest -m "servers and not soak" tests
+
+# What takes long, and looks for what grows.
+soak: $(VENV)/.testing-$(STAMP)
+	$(BIN)/python -m pytest -m soak --timeout 7200 tests
 
 check: $(VENV)/.testing-$(STAMP)
 	$(BIN)/ruff check .
