@@ -80,7 +80,9 @@ def test_another_finds_it_and_what_is_unchanged_lives_on(supervisor: Supervisor,
     assert after["kept"] == before["kept"]
     assert after["changed"] != before["changed"]
     until(lambda: not alive(before["gone"]))
-    other.restart("kept")
+    other.stop("kept")
+    assert not alive(before["kept"])
+    other.start("kept")
     until(lambda: other.seen()["kept"].runs)
     assert other.seen()["kept"].pid != before["kept"]
 

@@ -118,10 +118,9 @@ class Supervisor:
         if self.seen()[name].state in ("STOPPED", "EXITED", "FATAL"):
             self._ask("startProcess", name, False)
 
-    def restart(self, name: str) -> None:
-        """End a process that runs but does not answer, and start it again."""
+    def stop(self, name: str) -> None:
+        """End a process, which stays ended until it is started; return when it has."""
         self._ask("stopProcess", name, True)
-        self._ask("startProcess", name, False)
 
     def seen(self) -> dict[str, Seen]:
         """Return what is known of each process."""

@@ -261,7 +261,8 @@ def _events(supervisor: Supervisor, ours: Mapping[str, Command], before: dict[st
             if anew or not now.runs or _answers(command):
                 answered[name] = time.monotonic()
             elif time.monotonic() - answered[name] > SILENT_SECONDS:
-                supervisor.restart(name)
+                supervisor.stop(name)
+                supervisor.start(name)
                 answered[name] = time.monotonic()
                 yield f"{name} did not answer for {SILENT_SECONDS:.0f} s, and was started again"
         before = seen
