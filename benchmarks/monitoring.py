@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import detection
 import footprint
+import images
 import policies
 import quiet_years
 import rates
@@ -24,6 +25,7 @@ PARTS: dict[str, Callable[[Ground], Told]] = {
     "detection": detection.measure,
     "years": quiet_years.measure,
     "policies": policies.measure,
+    "images": images.measure,
 }
 """Each can be run alone; its figures take the place of those under the same keys."""
 

@@ -59,6 +59,17 @@ def test_an_acknowledged_alarm_stays_in_the_journal_and_starts_no_round(tmp_path
     assert [detail["expected"] for _, _, detail in parts.journal.records("ack")] == ["a new sensor"] * 2
 
 
+def test_what_was_expected_starts_no_round_when_its_time_is_over(tmp_path: Path) -> None:
+    there = world(tmp_path, shifted(2), shifted(3), shifted(4), fakes.quiet(200, 5), fakes.quiet(200, 6))
+    there.changes["trigger"] = {**TRIGGER, "confirm": "2 of 3"}
+    parts = there.process()
+    watch = loop.watch(parts, replay=True)
+    next(watch)
+    acknowledge(parts, "evidently.drift", "a promotion", "window 3", "ann")
+    actions = [r.decision.action for r in watch if r.decision is not None]
+    assert actions == [Action.IGNORE] * 4
+
+
 def test_what_never_alarmed_and_what_has_no_end_is_refused(tmp_path: Path) -> None:
     parts = world(tmp_path, fakes.quiet(200, 2), shifted(3)).process()
     list(loop.watch(parts, replay=True))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trimtab.data import Data, Role, Rows, assign, content, group_keys, leaks
+from trimtab.data import Data, Role, Rows, assign, content, group_keys, leaks, segments_of
 from trimtab.errors import ArtifactError, DataError
 from trimtab.window import Feature, Schema
 
@@ -177,3 +177,22 @@ def test_joined_rows_are_their_parts_one_after_the_other(sizes: list[int]) -> No
     joined = Rows.join(parts)
     assert len(joined) == sum(sizes)
     np.testing.assert_array_equal(joined.take(np.arange(sizes[0])).inputs["numeric"], parts[0].inputs["numeric"])
+
+
+# cells as files give them
+
+
+def test_labels_and_segments_that_are_missing_are_so_in_whatever_storage() -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.0, 3.0], "y": pd.array([1, None, 0], dtype="Int64")})
+    schema = Schema.freeze({"x": Feature()}, frame, label="y")
+    assert schema.encode_labels(frame).tolist() == [1, -1, 0]
+    assert schema.encode_labels(frame.astype({"y": "object"})).tolist() == [1, -1, 0]
+    assert segments_of(frame, ["y"]).tolist() == [["y=1"], ["y=missing"], ["y=0"]]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("junk", [[1], np.array([1]), np.array([1, 0]), {"y": 1}])
+def test_a_label_that_is_no_single_value_is_none_of_the_classes(junk: object) -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.0], "y": [0, 1]})
+    schema = Schema.freeze({"x": Feature()}, frame, label="y")
+    with pytest.raises(DataError, match=r"label column 'y' holds .*, which is none of the classes \[0, 1\]"):
+        schema.encode_labels(pd.DataFrame({"x": [1.0, 2.0], "y": [0, junk]}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
+from scipy.stats import binomtest
 
 from tests.judged import judged
 from trimtab.errors import SettingsError
@@ -20,10 +22,12 @@ from trimtab.window import Feature, Schema
 from trimtab_evidently import columns
 from trimtab_evidently.columns import tensor_statistics
 from trimtab_evidently.drift import Drift, adjust
+from trimtab_evidently.joint import tail
+from trimtab_evidently.scores import Score
 
 NUMBERS = {"normal": Feature(), "cauchy": Feature(), "counts": Feature(), "zeros": Feature(), "gaps": Feature()}
 LEVELS = {"letter": Feature(kind="categorical"), "code": Feature(kind="categorical")}
-TOGETHER = ("rows", "embedding", "embedding.kernel")
+TOGETHER = ("rows", "embedding", "embedding.kernel", "entropy")
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 
@@ -267,6 +271,62 @@ def test_a_wide_embedding_and_a_small_reference_are_no_alarm(rows: int) -> None:
 
     answers = [judged(Drift(), sample(rows), sample(400), 0.05).answer for _ in range(8)]
     assert answers.count(Answer.MOVED) <= 1
+
+
+def watched(n: int, rng: np.random.Generator, new: int = 0) -> Sample:
+    """Rows of three classes around centers of their own, and some of which the champion knows none."""
+    centers = 3 * np.eye(3, 16)
+    embedding = centers[rng.integers(0, 3, n)] + rng.normal(size=(n, 16))
+    embedding[:new] = rng.normal(size=(new, 16))
+    scores = np.exp(embedding[:, :3])
+    probabilities = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
+    frame = pd.DataFrame(index=range(n))
+    return Sample(Schema(columns=()), frame, 1, {}, probabilities, embedding.astype(np.float32))
+
+
+def test_quiet_windows_of_a_champions_embedding_alarm_no_more_often_than_promised() -> None:
+    rng, monitor, alpha = np.random.default_rng(0), Drift(), 0.05
+    found = [judged(monitor, watched(150, rng), watched(120, rng), alpha) for _ in range(200)]
+    assert all({"embedding", "embedding.kernel", "entropy", "confidence"} <= {*f.scores} for f in found)
+    assert binomtest(sum(f.answer is Answer.MOVED for f in found), 200, alpha, "greater").pvalue > 0.01
+
+
+def test_rows_of_a_class_that_the_champion_never_saw_make_it_unsure() -> None:
+    rng = np.random.default_rng(0)
+    finding = judged(Drift(), watched(600, rng), watched(600, rng, new=60), 0.02)
+    assert "entropy" in finding.alarms
+    assert "of its rows the champion is less sure than of 90% of the reference's" in "".join(finding.reasons)
+    assert "entropy" not in judged(Drift(ignore=("entropy",)), watched(600, rng), watched(600, rng), 0.02).scores
+
+
+def test_of_a_regression_and_without_calibration_no_entropy_is_judged() -> None:
+    rng = np.random.default_rng(0)
+    before, now = (dataclasses.replace(watched(200, rng), probabilities=None) for _ in range(2))
+    assert "embedding.kernel" in judged(Drift(), before, now, 0.02).scores
+    assert "entropy" not in judged(Drift(), before, now, 0.02).scores
+    assert "entropy" not in judged(Drift(calibrate=False), watched(200, rng), watched(200, rng), 0.02).scores
+
+
+def test_rows_of_one_group_count_once_among_the_unsure() -> None:
+    rng = np.random.default_rng(0)
+    before, now = watched(200, rng), watched(200, rng, new=20)
+    copies = np.repeat(np.arange(200), 4)
+    grouped = dataclasses.replace(now.take(copies), groups=copies.astype(np.uint64))
+    once, again = (judged(Drift(), before, sample, 0.05).scores["entropy"] for sample in (now, grouped))
+    assert once == again
+
+
+@pytest.mark.parametrize("sizes", [(100, 100), (2000, 100), (275, 700)])
+def test_the_upper_tail_of_quiet_samples_is_as_often_small_as_it_says(sizes: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    found = [tail(*(np.round(rng.normal(size=n), 1) for n in sizes)) for _ in range(300)]
+    for alpha in (0.05, 0.01):
+        assert binomtest(sum(f.p <= alpha for f in found), 300, alpha, "greater").pvalue > 0.01
+    assert np.mean([f.effect > f.chance for f in found]) < 0.03
+
+
+def test_samples_that_are_all_alike_have_no_tail() -> None:
+    assert tail(np.zeros(100), np.zeros(200)) == Score(0.0, 1.0, 0.0)
 
 
 def test_a_champion_that_gives_nan_or_another_width_is_not_judged_by_it() -> None:

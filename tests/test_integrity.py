@@ -173,9 +173,15 @@ def test_one_class_is_fine_where_the_reference_hardly_knows_another() -> None:
 
 
 def test_few_labels_of_one_class_are_fine() -> None:
-    frame = rows(100).assign(y=["yes"] * 49 + [None] * 51)
+    frame = rows(49).assign(y="yes")
     assert check(frame).answer == Answer.FINE
     assert check(frame, Integrity(min_rows_one_class=49)).answer == Answer.BROKEN
+
+
+def test_one_class_is_fine_where_the_other_may_still_come() -> None:
+    """Complaints are labelled first, what nobody complained of after them."""
+    for known, answer in ((60, Answer.FINE), (120, Answer.FINE), (190, Answer.BROKEN), (200, Answer.BROKEN)):
+        assert check(rows(200).assign(y=["yes"] * known + [None] * (200 - known))).answer == answer
 
 
 def test_missing_as_often_as_in_the_reference_is_fine() -> None:

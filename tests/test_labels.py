@@ -111,3 +111,51 @@ def test_labels_beyond_the_patience_are_left_alone(tmp_path: Path) -> None:
         fakes.STREAMS[there.stream] = frame.assign(y=frame["y"].where(known)).head(FIRST + tick * ROWS + 1)
         list(loop.watch(there.process()))
     assert sorted(told(there)) == [2, 3, 4, 5]
+
+
+def test_labels_of_one_class_that_come_first_do_not_keep_the_others_out(tmp_path: Path) -> None:
+    frame = fakes.quiet(800, 0).assign(y=lambda f: f["y"].astype(float))
+    settings = {"window": {"every": 200, "start": 400}, "monitors": {"use": ["integrity", "accuracy"]}}
+    there = fakes.World(tmp_path, "labels-one-class", settings)
+    first = (frame["y"] == 1) | (frame.index < 600)
+    for known in (first, frame.index >= 0):
+        fakes.STREAMS[there.stream] = frame.assign(y=frame["y"].where(known))
+        list(loop.watch(there.process(), replay=True))
+    journal = there.process().journal
+    assert journal.quarantined() == set()
+    assert journal.labels()[2].complete
+
+
+def test_late_labels_of_what_is_fine_again_start_no_round_though_one_ran_in_between(tmp_path: Path) -> None:
+    frame = pd.concat([fakes.quiet(600, 1), fakes.noise(200, 2), fakes.quiet(600, 3)], ignore_index=True)
+    settings = {
+        "window": {"every": 200, "start": 400},
+        "monitors": {"use": ["guard", "accuracy"]},
+        "trigger": {"on": ["worse", "every 3 windows"], "cooldown": 0},
+        "optimize": {"techniques": ["convert", "spoil"]},
+    }
+    there = fakes.World(tmp_path, "labels-fine-again", settings)
+    for closed, late in ((3, slice(600, 799)), (4, slice(1000, None))):
+        shown = frame.assign(y=frame["y"].astype(float))
+        shown.loc[late, "y"] = np.nan
+        fakes.STREAMS[there.stream] = shown.head(400 + closed * 200 + 1)
+        list(loop.watch(there.process()))
+    journal = there.process().journal
+    assert [(r.window, r.cause) for r in journal.rounds()][1:] == [(3, "every")]
+    assert {f.window: f.answer for _, f in journal.findings() if f.monitor == "accuracy"}[2] is Answer.WORSE
+
+
+def test_a_label_that_was_altered_after_it_was_judged_quarantines_its_window_and_the_watch_goes_on(
+    tmp_path: Path,
+) -> None:
+    there = fakes.World(tmp_path, "labels-altered", changes(on=["moved"]))
+    frame, late = whole(), FIRST + 3
+    fakes.STREAMS[there.stream] = frame.assign(y=frame["y"].where(frame.index != late))
+    list(loop.watch(there.process(), replay=True))
+    altered = FIRST + 5 * ROWS
+    fakes.STREAMS[there.stream] = frame.assign(y=frame["y"].where(frame.index != altered, 7.0))
+    (report,) = loop.watch(there.process(), replay=True)
+    assert report.problems[0].startswith("window 6: label column 'y' holds 7, which is none of the classes [0, 1]")
+    journal = there.process().journal
+    assert journal.quarantined() == {6}
+    assert journal.labels()[1].complete

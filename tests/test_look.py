@@ -141,6 +141,18 @@ def test_without_a_guard_rows_that_cannot_be_read_are_broken_all_the_same(begun:
     assert reason == "age was not judged: it is not among the columns of the window"
 
 
+@pytest.mark.parametrize("name", ["age", "y"])
+def test_without_a_guard_a_column_that_came_twice_is_broken_and_no_crash(
+    begun: tuple[Parts, Serving], name: str
+) -> None:
+    frame = visited(N, 3).assign(y=0)
+    twice = pd.concat([frame, frame[[name]]], axis=1)
+    found = looked(begun, twice, set(FEATURES), joint=False, group=None, monitors=(Drift(joint=False),))
+    assert found["integrity"].reasons == (
+        f"column {name!r} is more than once in the rows; keep one of them in the source",
+    )
+
+
 def test_where_drift_is_explained_a_broken_window_has_its_page(begun: tuple[Parts, Serving], tmp_path: Path) -> None:
     frame = visited(300, 7).drop(columns="colour")
     frame["age"] = frame["age"] / 2

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests import fakes
@@ -21,6 +22,7 @@ from trimtab.registry import CHALLENGER, PREVIOUS, MemoryRegistry
 from trimtab.round import optimize, request_by_hand
 from trimtab.runtime import CHAMPION
 from trimtab.trigger import Action
+from trimtab.window import Window
 
 pytestmark = pytest.mark.usefixtures("lock_of_its_own")
 
@@ -117,6 +119,46 @@ def test_a_round_is_run_once_when_there_are_many_more_rows_to_train_on(tmp_path:
     assert reason == "there are 800 labelled rows to train on, 400 at the last round (grown 2x)"
 
 
+def test_a_round_is_not_run_again_for_rows_that_are_no_longer_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, newest = fakes.Frames.read, [0]
+
+    def kept_for_two_windows(source: fakes.Frames, number: int, start: int) -> Window:
+        newest[0] = max(newest[0], number)
+        window = whole(source, number, start)
+        gone = window.frame[:0] if 0 < number < newest[0] - 1 else window.frame
+        return Window.of(window.span, window.start, window.end, gone)
+
+    monkeypatch.setattr(fakes.Frames, "read", kept_for_two_windows)
+    there = world(
+        tmp_path,
+        calm(110, *(fakes.quiet(200, 110 + i) for i in range(3, 13))),
+        data={"train": "all"},
+        monitors={"use": ["guard"]},
+        trigger={"on": ["grown 2x"], "cooldown": 0},
+        **ONE_CANDIDATE,
+    )
+    done = [r.window for r in run(there.process()) if r.round is not None]
+    assert done == [2, 6]  # of 1,600 labelled rows the second could read 800
+
+
+def test_rows_that_grow_after_a_change_start_no_round_on_those_before_it(tmp_path: Path) -> None:
+    before = [fakes.quiet(200, 90 + i) for i in range(6)]
+    after = [frame.assign(y=1 - frame["y"]) for frame in (fakes.quiet(200, 80 + i) for i in range(3))]
+    there = world(
+        tmp_path,
+        calm(80, *before, *after),
+        data={"train": "since change", "replay": 0},
+        monitors={"use": ["guard", "accuracy"]},
+        trigger={"on": ["worse", "grown 4x"], "cooldown": 0},
+        **ONE_CANDIDATE,
+    )
+    done = [(r.window, r.round.cause, r.round.outcome) for r in run(there.process()) if r.round is not None]
+    assert done == [(6, "grown", "kept"), (9, "worse", "promoted")]  # and not (10, "grown", ...) on the eight newest
+    assert min(q.value for q in there.process().journal.qualities() if q.version == 2) > 0.9
+
+
 def test_moved_is_confirmed_before_a_round_starts(tmp_path: Path) -> None:
     there = world(tmp_path, drift(), monitors={"use": ["guard", "means"]})
     reports = run(there.process())
@@ -145,6 +187,25 @@ def test_a_round_that_was_only_drift_and_finds_nothing_better_keeps_the_champion
     assert len(there.registry.versions()) == 1
 
 
+def test_a_round_that_failed_is_run_again_for_what_moved_once_that_is_mended(tmp_path: Path) -> None:
+    golden = fakes.stream("golden-mended", fakes.quiet(200, 150))
+    there = world(
+        tmp_path,
+        drift(140),
+        data={"train": 1, "golden": golden},
+        monitors={"use": ["guard", "evidently.drift"]},
+        trigger={"on": ["moved"], "confirm": "1 of 1", "cooldown": 0},
+        **ONE_CANDIDATE,
+    )
+    watch = loop.watch(there.process(), replay=True)
+    rounds = [next(watch).round, next(watch).round]
+    fakes.STREAMS[golden] = fakes.quiet(200, 150).drop(columns="c")
+    rounds.append(next(watch).round)
+    fakes.STREAMS[golden] = fakes.quiet(200, 150)
+    rounds.append(next(watch).round)
+    assert [r and r.outcome for r in rounds] == [None, None, "failed", "kept"]
+
+
 def test_a_broken_window_is_quarantined_and_never_trained_on(tmp_path: Path) -> None:
     stream = calm(40, fakes.broken(200, 43), fakes.moved(200, 44), fakes.moved(200, 45))
     there = world(tmp_path, stream, data={"train": 8, "replay": 0}, trigger={"on": ["worse"]})
@@ -157,6 +218,32 @@ def test_a_broken_window_is_quarantined_and_never_trained_on(tmp_path: Path) -> 
     journal = there.process().journal
     assert journal.quarantined() == {3}
     assert 3 not in {q.window for q in journal.qualities()}
+
+
+def test_a_window_without_the_column_of_its_segments_is_quarantined_and_no_round_fails_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fakes.Frames.read
+
+    def without(source: fakes.Frames, number: int, start: int) -> Window:
+        window = whole(source, number, start)
+        frame = window.frame.assign(site=np.where(window.frame["b"] > 0, "north", "south"))
+        return Window.of(window.span, window.start, window.end, frame.drop(columns=["site"] if number == 2 else []))
+
+    monkeypatch.setattr(fakes.Frames, "read", without)
+    there = world(
+        tmp_path,
+        calm(130, fakes.quiet(200, 133), fakes.quiet(200, 134)),
+        data={"train": 8, "segments": ["site"]},
+        monitors={"use": ["integrity", "evidently.drift", "performance"]},
+        trigger={"on": ["every 3 windows"]},
+        **ONE_CANDIDATE,
+    )
+    reports = run(there.process())
+    assert [r.decision.action for r in reports if r.decision] == ["ignore", "quarantine", "optimize", "ignore"]
+    assert reports[1].problems[0].startswith("column 'site' (setting data.segments) is not in the rows")
+    assert [r.round.outcome for r in reports if r.round is not None] == ["kept"]
+    assert {f.monitor: f.answer for f in reports[1].findings}["evidently.drift"] is Answer.FINE
 
 
 def test_a_monitor_that_raises_is_told_and_the_others_still_look(tmp_path: Path) -> None:

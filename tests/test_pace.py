@@ -56,6 +56,15 @@ def test_a_slower_champion_is_found_and_starts_a_round(tmp_path: Path) -> None:
     assert parts.project.trigger.decide(3, [found]).cause == "slower"
 
 
+def test_a_slowdown_that_was_found_in_a_look_that_was_cut_off_is_found_again(tmp_path: Path) -> None:
+    parts = world(tmp_path, "slower").process()
+    next(iter(loop.watch(parts, replay=True)))
+    serving = champion.load(parts, 1)
+    slow = dataclasses.replace(serving, setup=dataclasses.replace(serving.setup, runtime="slow"))
+    assert [[f.answer for f in keeps_pace(parts, slow, 3)] for _ in range(2)] == [[Answer.SLOWER]] * 2
+    assert len(parts.journal.records("pace")) == 2
+
+
 def test_it_is_timed_again_when_the_machine_changed(tmp_path: Path) -> None:
     parts = world(tmp_path, "slower").process()
     next(iter(loop.watch(parts, replay=True)))

@@ -174,6 +174,13 @@ def test_predictions_that_are_not_finite_are_the_worst_errors() -> None:
     assert judged(Performance(), predicted(errors(1.0, 500)), predicted(now), 0.05).answer == Answer.WORSE
 
 
+def test_a_champion_that_was_never_wrong_and_now_is_is_worse_by_however_much() -> None:
+    for error in (1.0, 10.0, 1e6):
+        finding = judged(Performance(), predicted(np.zeros(200)), predicted(np.full(200, error)), 0.05)
+        assert finding.answer == Answer.WORSE
+        assert finding.reasons[0].startswith("rmse of 'load' rose from 0 (200 rows of the reference) to ")
+
+
 def test_a_regression_without_labels_or_output_is_unknown() -> None:
     before = predicted(errors(1.0, 500))
     few = judged(Performance(), before, predicted(errors(1.0, 49), 700), 0.05)

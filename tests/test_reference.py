@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from tests import fakes
-from trimtab import loop
+from trimtab import champion, loop
 from trimtab.errors import SettingsError
 from trimtab.monitor import Answer, Finding
+from trimtab.reference import reference_of
 from trimtab.settings import Project
 
 pytestmark = pytest.mark.usefixtures("lock_of_its_own")
@@ -65,6 +66,23 @@ def test_a_slow_change_is_no_drift_beside_the_last_good_window(tmp_path: Path) -
 def test_broken_windows_stand_for_nothing(tmp_path: Path) -> None:
     windows = [fakes.quiet(200, 2), fakes.broken(200, 3), fakes.quiet(200, 4), fakes.quiet(200, 5)]
     assert [f.against for n, f in told(tmp_path, "last good", *windows).items() if n >= 3] == [1, 3]
+
+
+def test_rows_of_groups_that_the_champion_was_fitted_to_stand_for_nothing(tmp_path: Path) -> None:
+    frame = fakes.quiet(2000, 1).assign(person=[f"p{i % 60}" for i in range(2000)])
+    changes = {
+        "window": {"every": 600, "start": 400},
+        "monitors": {"use": ["guard", "means"], "reference": "last good"},
+        "data": {"train": 1, "group": "person"},
+    }
+    there = fakes.World(tmp_path, fakes.stream("reference-groups", frame), changes)
+    list(loop.watch(there.process(), replay=True))
+    parts = there.process()
+    serving = champion.load(parts, 1)
+    reference = reference_of(parts, serving, 3)
+    assert (reference.number, len(reference) > 100) == (2, True)
+    assert reference.groups is not None
+    assert not set(reference.groups.tolist()) & set(serving.fitted.tolist())
 
 
 @pytest.mark.parametrize("words", ["yesterday", "season", "season 2 weeks", "last"])

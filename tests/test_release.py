@@ -111,6 +111,21 @@ def test_what_moved_in_a_quarantined_window_counts_once_it_is_released(tmp_path:
     assert actions == {False: Action.ALERT, True: Action.OPTIMIZE}
 
 
+def test_a_released_window_is_compared_with_what_it_was_compared_with_before(tmp_path: Path) -> None:
+    def windy(seed: int) -> pd.DataFrame:
+        frame = fakes.quiet(200, seed)
+        return frame.assign(c=frame["c"] + 2.0)
+
+    beyond = windy(4).assign(a=strange(4)["a"])
+    seasons = {"use": ["integrity", "means"], "reference": "season 2 windows"}
+    there = world(tmp_path, fakes.quiet(200, 1), windy(2), fakes.quiet(200, 3), beyond, monitors=seasons)
+    reports = run(there.process())
+    before = {f.monitor: f for f in reports[3].findings}
+    assert (before["integrity"].answer, before["means"].answer) == (Answer.BROKEN, Answer.FINE)
+    _, (found,) = release(there.process(), 4, "ada", "it is right")
+    assert (found.answer, found.against) == (Answer.FINE, 2)
+
+
 def test_rows_that_no_model_can_be_fitted_to_stay_in_quarantine_until_they_are_mended(tmp_path: Path) -> None:
     there = world(tmp_path, fakes.quiet(200, 1), unreadable(2), fakes.quiet(200, 3).drop(columns="c"))
     run(there.process())
@@ -139,6 +154,31 @@ def test_labels_of_a_released_window_that_come_late_and_wrong_are_told_and_not_u
     fakes.STREAMS[there.stream].loc[600:, "y"] = fakes.quiet(200, 2)["y"].to_numpy()
     assert [problem for report in run(there.process()) for problem in report.problems] == []
     assert {q.window for q in there.process().journal.qualities()} == {1, 2}
+
+
+def test_a_window_that_late_labels_broke_is_judged_by_what_they_were_mended_to(tmp_path: Path) -> None:
+    there = world(tmp_path, fakes.quiet(200, 1), fakes.quiet(200, 2).assign(y=float("nan")))
+    run(there.process())
+    fakes.STREAMS[there.stream].loc[600:, "y"] = 7
+    run(there.process())
+    assert there.process().journal.quarantined() == {2}
+    fakes.STREAMS[there.stream].loc[600:, "y"] = fakes.quiet(200, 2)["y"].to_numpy()
+    release(there.process(), 2, "ada", "mended")
+    run(there.process())
+    journal = there.process().journal
+    assert {q.window for q in journal.qualities()} == {1, 2}
+    assert journal.labels()[2].rows == 200
+
+
+def test_a_window_that_is_released_late_is_judged_all_the_same(tmp_path: Path) -> None:
+    patience = {"window": {"every": 200, "start": 400, "label_patience": 1}}
+    there = world(tmp_path, strange(1), *(fakes.quiet(200, seed) for seed in range(2, 6)), **patience)
+    run(there.process())
+    release(there.process(), 1, "ada", "it is right")
+    run(there.process())
+    journal = there.process().journal
+    assert {q.window for q in journal.qualities()} == {1, 2, 3, 4, 5}
+    assert journal.labels()[1].rows == 200
 
 
 def test_what_is_not_quarantined_cannot_be_released(tmp_path: Path) -> None:

@@ -239,7 +239,9 @@ def test_since_the_change_are_the_windows_since_it_was_first_seen(tmp_path: Path
     assert chosen(journal, "since change", closed=7).newest == (3, 4, 5, 6, 7)
     assert chosen(journal, "since change", closed=2).newest == (0, 1, 2)  # no change yet: the newest
     assert journal.promote("second", version=2, after=1, kind="promote", detail={}) is not None
-    assert chosen(journal, "since change").newest == tuple(range(5, 13))  # another champion, nothing found under it
+    assert chosen(journal, "since change").newest == (8, 9, 10, 11, 12)  # another champion, for that change
+    journal.record_findings([Finding("m", 12, Answer.MOVED)], 2, 12)
+    assert chosen(journal, "since change").newest == (12,)
 
 
 def counted(rows: int, *, leaked: int = 0, replayed: int = 0) -> dict[str, int]:

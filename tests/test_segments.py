@@ -107,6 +107,13 @@ def test_a_segment_without_its_column_is_named() -> None:
         BySegment(Drift(), ("site",)).fit(seen(table(300, 1), 0))
 
 
+def test_of_a_window_without_the_column_all_rows_are_judged_together() -> None:
+    by_region, window = BySegment(Drift(joint=False), ("region",)), table(2000, 2)
+    window["a"] += 1.0
+    found = judged(by_region, seen(table(5000, 1), 0), seen(window.drop(columns="region"), 1), 0.05)
+    assert found.alarms == ("a",)
+
+
 def test_the_trigger_weighs_a_column_by_its_name_in_any_segment() -> None:
     by_region = BySegment(Drift(joint=False), ("region",))
     found = judged(by_region, seen(table(5000, 1), 0), seen(table(2000, 2, "r3"), 1), 0.05)

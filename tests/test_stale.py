@@ -160,3 +160,13 @@ def test_a_sensor_that_froze_but_for_what_is_missing_is_named_too() -> None:
 def test_a_broken_column_is_not_called_still_as_well() -> None:
     found = watched([hours(1), hours(2).assign(sensor="off"), hours(3).assign(sensor=np.inf)])
     assert [len(f.reasons) for f in found] == [0, 1, 1]
+
+
+def test_a_window_that_it_could_not_judge_does_not_end_its_judging() -> None:
+    monitor, before = Integrity(max_unseen=1), Sample(SCHEMA, REFERENCE)
+    first, *_ = watched([hours(1)], monitor)
+    raised = Finding("integrity", 2, Answer.UNKNOWN, ("monitor 'integrity' raised MemoryError on window 2: no room",))
+    frozen = Sample(SCHEMA, hours(3).assign(sensor=21.7), 3)
+    fitted = monitor.fit(before)
+    found = monitor.check(Case(fitted, monitor.summarize(fitted, frozen), before, frozen, 0.05, (first, raised)))
+    assert found.about == ("sensor",)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -169,6 +170,28 @@ def test_what_moved_starts_a_round_only_where_the_champion_hangs_on_it() -> None
     assert Trigger().decide(9, pair, State(importance={"a": 0.03, "b": 0.03, "c": 0.94})).cause == "moved"
 
 
+@pytest.mark.parametrize(("monitors", "answer"), [(1, "moved"), (3, "moved"), (3, "worse")])
+def test_quiet_windows_start_no_more_rounds_than_allowed_however_many_monitors_look(monitors: int, answer: str) -> None:
+    rng, years, state = np.random.default_rng(0), 20, State(per_year=8766, monitors=monitors)
+    rounds, low = 0, rng.random((years * 8766, monitors)) * 40  # of which the lowest fortieth alarm
+    for window in np.flatnonzero((low <= 1).any(axis=1)):
+        alarms = [
+            dataclasses.replace(alarm(n, "a", p=low[n, m] / 40, answer=answer, monitor=f"m{m}"), estimated=True)
+            for n in range(max(0, window - 2), window + 1)
+            for m in np.flatnonzero(low[n] <= 1)
+        ]
+        rounds += Trigger().decide(int(window), alarms, state).action is Action.OPTIMIZE
+    assert rounds / years <= 0.8  # half of one a year, and what chance adds to ten
+
+
+def test_a_column_whose_name_holds_its_unit_is_weighed_as_any_other() -> None:
+    light = State(importance={"heat [C]": 0.01, "wind [m/s]": 0.99})
+    for statistic in ("heat [C]", "heat [C].missing", "heat [C] [site=north]"):
+        assert Trigger().decide(9, [alarm(n, statistic) for n in (8, 9)], light).action is Action.ALERT
+    pair = [alarm(n, "heat [C] ~ wind [m/s]") for n in (8, 9)]
+    assert Trigger().decide(9, pair, light).cause == "moved"
+
+
 def test_what_moved_must_be_rarer_by_chance_the_more_windows_a_year_has() -> None:
     twice = [alarm(n, "a", p=0.01) for n in (8, 9)]
     assert Trigger().decide(9, twice, State(per_year=52)).cause == "moved"
@@ -184,6 +207,21 @@ def test_a_round_that_found_nothing_better_is_not_repeated_for_the_same_statisti
     assert Trigger().decide(9, [alarm(n, "a", "d") for n in (8, 9)], tried).cause == "moved"
 
 
+def test_what_was_tried_or_is_expected_lends_others_neither_weight_nor_rarity() -> None:
+    light = {"a": 0.5, "b": 0.001, "c": 0.499}
+    twice = [alarm(n, "a", "b") for n in (8, 9)]
+    tried = Trigger().decide(9, twice, State(importance=light, tried=frozenset({"a"})))
+    assert (tried.action, tried.weighed["importance"]) == (Action.ALERT, 0.001)
+    once_each = [alarm(8, "a"), alarm(9, "b")]
+    assert Trigger().decide(9, once_each, State(importance=light)).action is Action.ALERT
+    said = Acknowledged("m", "a", "new tariff", until=20, who="ann")
+    for p, action in ((0.01, Action.ALERT), (0.001, Action.OPTIMIZE)):
+        for rarest in (1e-9, 0.0):
+            rare = [dataclasses.replace(f, scores={"a.p": rarest, "b.p": p}, p=rarest) for f in twice]
+            assert Trigger().decide(9, rare, State(per_year=8766, acknowledged=(said,))).action is action
+            assert Trigger().decide(9, rare, State(per_year=8766, tried=frozenset({"a"}))).action is action
+
+
 def test_an_acknowledged_alarm_starts_no_round_and_others_of_the_same_monitor_do() -> None:
     said = Acknowledged("m", "a", "new tariff", until=20, who="ann")
     state = State(acknowledged=(said,))
@@ -194,6 +232,8 @@ def test_an_acknowledged_alarm_starts_no_round_and_others_of_the_same_monitor_do
     )
     assert Trigger().decide(9, [alarm(n, "a", "b") for n in (8, 9)], state).cause == "moved"
     assert Trigger().decide(22, [alarm(n, "a") for n in (21, 22)], state).cause == "moved"
+    over = Trigger().decide(21, [alarm(n, "a") for n in (19, 20)], state)
+    assert (over.action, over.reasons) == (Action.IGNORE, ())  # what was expected stays so when its time is over
     whole = State(acknowledged=(Acknowledged("m", None, "strike", 20, "bob"),))
     assert Trigger().decide(9, [alarm(9, "a", answer="worse")], whole).action is Action.IGNORE
     assert Trigger().decide(9, [alarm(9, "a", answer="worse", monitor="n")], whole).cause == "worse"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -275,11 +275,14 @@ def segments_of(frame: pd.DataFrame, columns: Sequence[str]) -> npt.NDArray[np.s
     for name in columns:
         if name not in frame:
             raise DataError(missing_column(name, "data.segments", frame))
-    named = [[f"{name}={_level(v)}" for v in frame[name].tolist()] for name in columns]
+    named = [[f"{name}={level}" for level in _levels(frame[name])] for name in columns]
     return np.asarray(named, dtype=np.str_).reshape(len(columns), len(frame)).T
 
 
+def _levels(values: pd.Series[Any]) -> Iterator[str]:
+    for value, gone in zip(values.tolist(), values.isna().tolist(), strict=True):
+        yield "missing" if gone else _level(value)
+
+
 def _level(value: object) -> str:
-    if value is None or value != value:
-        return "missing"
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -21,7 +21,8 @@ def decide(parts: Parts, serving: Serving, number: int) -> Decision:
     """Decide what is done now that window ``number`` has closed."""
     rounds = [r for r in parts.journal.rounds() if r.cause != "first" and r.window < number]
     last = max((r.window for r in rounds), default=None)
-    found = [f for _, f in parts.journal.findings(serving.version, after=-1 if last is None else last)]
+    told = parts.journal.findings(serving.version)  # what was fine before the last round still says that it was
+    found = [f for tick, f in told if f.answer is Answer.FINE or last is None or tick > last]
     quarantined = parts.journal.quarantined()
     findings = [f for f in found if (f.answer is Answer.BROKEN) == (f.window in quarantined)]
     return parts.project.trigger.decide(number, findings, state(parts, serving, number, rounds))
@@ -33,15 +34,18 @@ def state(parts: Parts, serving: Serving, number: int, rounds: Sequence[Round]) 
     last = max((r.window for r in rounds), default=0)
     known = {n: labelled.rows for n, labelled in parts.journal.labels().items()}
     trainable, trained = stock(parts.journal, project.data, number)
+    weighed = {w.number: w.weighed for w in parts.journal.windows()}.get(last, {})
+    had = weighed.get("trainable_rows", 0)  # when the last round was asked for, though it failed or some were gone
     return State(
         rounds=tuple((r.window, _minutes(r)) for r in rounds),
         per_year=project.windows_per_year,
+        monitors=sum(m.statistical and not m.needs_labels for m in parts.monitors),
         labelled_rows=sum(rows for n, rows in known.items() if n > last - project.window.label_delay),
         trainable_rows=trainable,
-        trained_rows=trained,
+        trained_rows=max(trained, had),
         importance=importance.of_version(parts, serving.version),
         tried=_tried(parts, serving, rounds),
-        acknowledged=tuple(a for a in acknowledged(parts) if a.until >= number),
+        acknowledged=tuple(acknowledged(parts)),
     )
 
 
@@ -53,7 +57,8 @@ def _minutes(asked: Round) -> float:
 def _tried(parts: Parts, serving: Serving, rounds: Sequence[Round]) -> frozenset[str]:
     """Return the statistics that had moved when a round under the present champion found nothing better for it."""
     since = max((p.epoch for p in parts.journal.promotions()), default=0)
-    fruitless = [r.window for r in rounds if r.cause == "moved" and r.state == "closed" and r.epoch >= since]
+    ended = [r for r in rounds if r.cause == "moved" and r.state == "closed" and r.epoch >= since]
+    fruitless = [r.window for r in ended if r.outcome not in ("failed", "lost")]  # those found nothing out
     k = parts.project.trigger.confirm[1]
     return frozenset(
         name

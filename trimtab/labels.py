@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trimtab import champion
-from trimtab.data import Rows
+from trimtab.data import Rows, segments_of
 from trimtab.errors import ArtifactError, DataError, ReadError
 from trimtab.history import Labelled, Quality
 from trimtab.look import ask
@@ -34,14 +34,15 @@ def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str]
     counts = _more(parts, serving, closed, served)
     for number in _from(parts, serving, counts):
         window = parts.window(number)
-        if number in released and (why := _unreadable(serving, window)) is not None:
+        if number in released and (why := _unreadable(parts, serving, window)) is not None:
             problems.append(f"window {number} was released, and its labels are not used: {why}")
             counts.pop(number, None)
             continue
-        look = number in served and number in counts and number not in released
-        broken = _broken_since(parts, serving, window) if look else []
+        look = number in served and number not in released
+        broken = _broken_since(parts, serving, window, number in counts) if look else []
         if broken:
             _quarantine(parts, serving, number, broken)
+            counts.pop(number, None)  # they are judged once a person released them
             more_problems, more = [f"window {number}: {r}" for f in broken for r in f.reasons], broken
         else:
             more_problems, more = _judge(parts, serving, window, served.get(number), closed)
@@ -54,6 +55,7 @@ def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str]
 def _more(parts: Parts, serving: Serving, closed: int, served: dict[int, int | None]) -> dict[int, Labelled]:
     """Return how many labels there are of each window of which there are more than when it was judged."""
     project, known, quarantined = parts.project, parts.journal.labels(), parts.journal.quarantined()
+    released = parts.journal.released()  # however long that took
     newest, last = closed - project.window.label_delay, parts.source.last(parts.start)
     candidates = {n for n in served if n <= newest} | ({closed} if newest == closed else set())
     found: dict[int, Labelled] = {}
@@ -61,7 +63,7 @@ def _more(parts: Parts, serving: Serving, closed: int, served: dict[int, int | N
         before = known.get(number, Labelled(0, False))
         if before.closed == closed and closed not in served and closed <= last:
             before = Labelled(0, False)  # judged in a look at this window that was cut off: nothing came of it
-        if number < newest - project.window.label_patience or before.complete:
+        if before.complete or (number < newest - project.window.label_patience and number not in released):
             continue
         now = _count(serving, parts.window(number))
         if now.rows > before.rows:
@@ -96,22 +98,26 @@ def _news(parts: Parts, serving: Serving) -> int:
     return max(rounds, default=0) - parts.project.window.label_delay + 1
 
 
-def _broken_since(parts: Parts, serving: Serving, window: Window) -> list[Finding]:
-    """Let the guards look again at rows whose labels came late: they had not seen those."""
-    guards = [m for m in parts.monitors if m.guards]
-    raw = survey_of(parts, serving, window, guards)
-    _, findings = ask(parts, guards, serving, Sample(serving.schema, raw.frame, window.number), raw)
-    broken = [f for f in findings if f.answer is Answer.BROKEN]
-    why = _unreadable(serving, window)
-    if why is not None and not broken:
-        return [Finding("integrity", window.number, Answer.BROKEN, (why,))]
-    return broken
+def _broken_since(parts: Parts, serving: Serving, window: Window, more: bool) -> list[Finding]:
+    """Let the guards look again at rows whose labels came late: they had not seen those.
+
+    Rows without more labels are only read: somebody may have altered them since they were judged.
+    """
+    guards = [m for m in parts.monitors if m.guards and more]
+    if guards:
+        raw = survey_of(parts, serving, window, guards)
+        _, findings = ask(parts, guards, serving, Sample(serving.schema, raw.frame, window.number), raw)
+        if broken := [f for f in findings if f.answer is Answer.BROKEN]:
+            return broken
+    why = _unreadable(parts, serving, window)
+    return [] if why is None else [Finding("integrity", window.number, Answer.BROKEN, (why,))]
 
 
-def _unreadable(serving: Serving, window: Window) -> str | None:
+def _unreadable(parts: Parts, serving: Serving, window: Window) -> str | None:
     """Say why rows or labels are not what the champion knows; None where they are."""
     try:
         for batch in window.batches():
+            segments_of(batch, parts.project.data.segments)
             serving.schema.encode(batch)
             serving.schema.encode_labels(batch)
     except ReadError:

@@ -73,8 +73,10 @@ def _sound(parts: Parts, number: int) -> Iterator[int]:
 
 
 def _drawn(parts: Parts, serving: Serving, window: Window) -> Sample:
+    """Draw rows of groups that the version was not fitted to, as of the window that is compared with them."""
     most = parts.project.data.reference_rows
-    seen = survey(window.partitions, serving.schema, window.number, (), most)
+    keep = champion.unseen(parts, serving, window.span.start) if len(serving.fitted) else None
+    seen = survey(window.partitions, serving.schema, window.number, (), most, keep)
     if window.number <= champion.trained_up_to(parts):
         seen = _held_back(parts, serving, window, seen)
     return seen_by_champion(parts, serving, window, seen)

@@ -10,6 +10,7 @@ from trimtab.errors import DataError, InputError, ReadError
 from trimtab.look import ask, without_labels
 from trimtab.monitor import Finding
 from trimtab.parts import Parts
+from trimtab.reference import reference_of
 from trimtab.serving import Serving
 from trimtab.sight import seen_by_champion, survey_of
 from trimtab.window import Window
@@ -80,11 +81,12 @@ def _look_again(parts: Parts, serving: Serving, window: Window) -> tuple[list[st
         rows += len(batch)
     if not rows:
         raise DataError("it has no rows")
-    unseen = survey_of(parts, serving, window, without_labels(parts), fitted=False)
+    reference = reference_of(parts, serving, window.number)
+    unseen = survey_of(parts, serving, window, without_labels(parts), False, reference)
     sample = seen_by_champion(parts, serving, window, unseen)
     if sample.outputs is None or not np.isfinite(sample.outputs).all():
         raise DataError("the champion answers some of its rows with what is no number")
-    return ask(parts, without_labels(parts), serving, sample, unseen)
+    return ask(parts, without_labels(parts), serving, sample, unseen, reference=reference)
 
 
 def _refuse_unusable(serving: Serving, batch: pd.DataFrame, first: int) -> None:

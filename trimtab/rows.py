@@ -156,16 +156,19 @@ def _share(rule: str, half_lives: int) -> float:
 
 
 def _change(journal: Journal, closed: int) -> int | None:
-    """Return the window in which what the monitors last said of the present champion's data began; None: nothing."""
-    promotions = journal.promotions()
-    found = journal.findings(promotions[-1].version) if promotions else []
+    """Return the window in which what the monitors last said began; None: nothing.
+
+    Of the present champion's data; where they found those fine, of what was there before it: what it was trained
+    on begins with that change, and rows from before it are no more like those that come.
+    """
     quarantined = journal.quarantined()
-    telling = [f for tick, f in found if tick <= closed and f.window not in quarantined]
-    alarms = sorted({f.window for f in telling if f.answer in (Answer.MOVED, Answer.WORSE)})
-    if not alarms:
-        return None
-    begins = [now for before, now in itertools.pairwise(alarms) if now - before > QUIET]
-    return begins[-1] if begins else alarms[0]
+    for version in dict.fromkeys(p.version for p in reversed(journal.promotions())):
+        telling = [f for tick, f in journal.findings(version) if tick <= closed and f.window not in quarantined]
+        alarms = sorted({f.window for f in telling if f.answer in (Answer.MOVED, Answer.WORSE)})
+        if alarms:
+            begins = [now for before, now in itertools.pairwise(alarms) if now - before > QUIET]
+            return begins[-1] if begins else alarms[0]
+    return None
 
 
 def prepare(parts: Parts, operation: str, schema: Schema, windows: Selection) -> Prepared:

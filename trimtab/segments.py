@@ -146,7 +146,9 @@ class BySegment:
 
     def _parts(self, sample: Sample, names: list[str]) -> Iterator[tuple[str, Sample]]:
         yield WHOLE, sample
-        divided = self._divided(sample)
+        absent = [c for c in self.columns if c not in sample.frame]  # a broken window, of which the rest is judged
+        frame = sample.frame.assign(**dict.fromkeys(absent)) if absent else sample.frame
+        divided = self._divided(dataclasses.replace(sample, frame=frame))
         for name in names:
             yield name, sample.take((divided == name).any(axis=1))
 

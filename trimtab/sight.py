@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 
 from trimtab import champion
+from trimtab.data import segments_of
 from trimtab.errors import ServiceError, SettingsError
 from trimtab.monitor import Monitor, Sample, Summary
 from trimtab.parts import Parts
@@ -18,7 +19,15 @@ __all__ = ["fit", "seen_by_champion", "survey_of"]
 
 
 def seen_by_champion(parts: Parts, serving: Serving, window: Window, seen: Survey) -> Sample:
-    """Return the drawn rows of a window as monitors see them, with what the champion answers."""
+    """Return the drawn rows of a window as monitors see them, with what the champion answers.
+
+    Raises
+    ------
+    DataError
+        When the rows cannot be read, have no group, or lack a column that divides them into segments: no round
+        could be made on them.
+    """
+    segments_of(seen.frame, parts.project.data.segments)
     places, grouped = window.span.start + seen.places, parts.project.data.block or serving.schema.group
     groups = champion.groups_of(parts, serving, seen.frame, places) if grouped else None
     return champion.observe(serving.session, serving.schema, seen.frame, window.number, groups)

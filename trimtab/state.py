@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trimtab.monitor import Finding
 
-__all__ = ["Acknowledged", "Heard", "State", "weight_of", "windows_in"]
+__all__ = ["Acknowledged", "Heard", "State", "only", "weight_of", "windows_in"]
 
 DAYS_PER_YEAR = 365.25
 
@@ -57,20 +57,25 @@ class State:
         The window after which each round ran, and the minutes that it took, oldest first.
     per_year
         Windows in a year.
+    monitors
+        Statistical ones that look without labels: what any of them may say by chance is divided among them.
     labelled_rows
         Rows whose labels came since the last round.
     trainable_rows, trained_rows
-        Labelled rows that a round would be made on now, and that the last one was made on, or the first champion.
+        Labelled rows that a round would be made on now, and that the last one was or could have been made on, as
+        far as the journal knows, or the first champion.
     importance
         Share of each feature in what the champion answers; they sum to 1. Empty: not known.
     tried
         Statistics that had moved when a round found nothing better for it, under the present champion.
     acknowledged
-        What a person said to be expected.
+        What a person said to be expected, also what no longer holds: of the windows for which it held it is
+        still expected.
     """
 
     rounds: tuple[tuple[int, float], ...] = ()
     per_year: float = 52.0
+    monitors: int = 1
     labelled_rows: int = 0
     trainable_rows: int = 0
     trained_rows: int = 0
@@ -97,8 +102,8 @@ class Heard:
     quieted: tuple[str, ...]
 
     @classmethod
-    def of(cls, findings: Sequence[Finding], state: State) -> Heard:
-        """Leave out what is expected, and name who says so."""
+    def of(cls, window: int, findings: Sequence[Finding], state: State) -> Heard:
+        """Leave out what is expected, and name who says so of what holds for the window that closed."""
         heard: list[Finding] = []
         quieted: dict[str, None] = {}
         for finding in findings:
@@ -106,19 +111,32 @@ class Heard:
             if not finding.answer.alarms or not spoke:
                 heard.append(finding)
                 continue
-            for one in spoke:
+            for one in (a for a in spoke if a.until >= window):
                 quieted[f"{one.monitor}: acknowledged by {one.who} as expected ({one.expected})"] = None
             names = {*finding.alarms}
             left = names.difference(*(a.quiets(finding) or names for a in spoke))
             if left:
-                heard.append(_only(finding, left))
+                heard.append(only(finding, left))
         return cls(tuple(heard), tuple(quieted))
 
 
-def _only(finding: Finding, alarms: set[str]) -> Finding:
-    """Return a finding with some of its alarms."""
+def only(finding: Finding, alarms: Collection[str]) -> Finding:
+    """Return a finding with some of its alarms, and as rare by chance as these are where that is known.
+
+    Examples
+    --------
+    >>> both = Finding("m", 1, "moved", scores={"a.p": 1e-6, "b.p": 0.01}, alarms=("a", "b"), p=2e-6)
+    >>> only(both, {"b"}).p
+    0.02
+    """
     kept = tuple(a for a in finding.alarms if a in alarms)
-    return dataclasses.replace(finding, alarms=kept)
+    p_values = {a: finding.scores.get(f"{a}.p", 0.0) for a in finding.alarms}
+    rarest = min(p_values.values(), default=0.0)
+    if kept == finding.alarms or finding.p is None or not kept:
+        return dataclasses.replace(finding, alarms=kept)
+    least = min(p_values[a] for a in kept)
+    p = finding.p * (least / rarest) if rarest > 0 else max(finding.p, least)
+    return dataclasses.replace(finding, alarms=kept, p=min(1.0, p))
 
 
 def weight_of(finding: Finding, importance: Mapping[str, float]) -> float:
@@ -127,12 +145,25 @@ def weight_of(finding: Finding, importance: Mapping[str, float]) -> float:
         return 1.0
     columns: set[str] = set()
     for statistic in finding.alarms:
-        parts = [part.partition(" [")[0] for part in statistic.split(" ~ ")]
-        about = {c for c in importance for part in parts if part == c or part.startswith(f"{c}.")}
+        about = {c for part in statistic.split(" ~ ") for c in _columns(part, importance)}
         if not about:
             return 1.0
         columns |= about
     return sum(importance[c] for c in columns)
+
+
+def _columns(part: str, known: Collection[str]) -> list[str]:
+    """Return the columns that a statistic is about, which may carry a segment: ``price [region=north]``.
+
+    Examples
+    --------
+    >>> _columns("heat [C].missing [site=a]", ["heat [C]", "heat"]), _columns("heat [site=a]", ["heat [C]", "heat"])
+    (['heat [C]'], ['heat'])
+    """
+    for name in (part, part.rpartition(" [")[0], part.partition(" [")[0]):
+        if about := [c for c in known if name == c or name.startswith(f"{c}.")]:
+            return about
+    return []
 
 
 def windows_in(words: str, per_year: float) -> float:

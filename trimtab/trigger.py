@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from trimtab.monitor import Answer, Finding
-from trimtab.state import Heard, State, weight_of, windows_in
+from trimtab.state import Heard, State, only, weight_of, windows_in
 
 __all__ = ["Action", "Budget", "Decision", "Trigger"]
 
@@ -186,7 +186,7 @@ class Trigger(BaseModel):
         if broken:
             again = _again(found, window, self.ask_after)
             return Decision(window, Action.QUARANTINE, (*again, *_reasons(broken)), asks=bool(again))
-        heard = Heard.of(found, state)
+        heard = Heard.of(window, found, state)
         causes, waiting, weighed = self._causes(window, heard, state)
         reasons = tuple(r for _, told in causes for r in told)
         if causes and (held := self._held(window, state)):
@@ -203,15 +203,18 @@ class Trigger(BaseModel):
         """Return what starts a round with its reasons, what only alerts, and what was weighed."""
         worse = _standing(heard.findings, estimated=False)
         recent = [f for f in heard.findings if f.window > window - self.confirm[1]]
-        guessed = self._confirmed([f for f in _standing(heard.findings, estimated=True) if f in recent])
+        level = self.level(state.per_year) / max(1, state.monitors)
+        estimated = [f for f in _standing(heard.findings, estimated=True) if f in recent]
+        guessed = self._confirmed([f for f in estimated if f.p is None or f.p <= level])
         moved = [f for f in recent if f.answer is Answer.MOVED]
         slower = [f for f in recent if f.answer is Answer.SLOWER and f.window == window]
-        level = self.level(state.per_year)
         well = _well(recent) if "worse" in self.on else set()
         certain = [f for f in moved if f.window not in well and (f.p is None or f.p <= level)]
-        weight = max((weight_of(f, state.importance) for f in certain), default=0.0)
-        news = [f for f in certain if not f.alarms or not {*f.alarms} <= state.tried]
-        counted = self._confirmed(news) if weight >= self.importance else []
+        news = [only(f, {*f.alarms} - state.tried) for f in certain if not f.alarms or not {*f.alarms} <= state.tried]
+        news = [f for f in news if f.p is None or f.p <= level]
+        weights = [weight_of(f, state.importance) for f in news]
+        weight = max(weights, default=0.0)
+        counted = self._confirmed([f for f, w in zip(news, weights, strict=True) if w >= self.importance])
         spoken = [
             ("worse", "worse", worse),
             ("worse", "estimated", guessed),
@@ -222,6 +225,7 @@ class Trigger(BaseModel):
         causes += self._due(window, state)
         weighed: dict[str, Any] = {"level": level, "importance": weight, "per_year": state.per_year}
         weighed |= {"last_round": state.last, "causes": [cause for cause, _ in causes]}
+        weighed |= {"trainable_rows": state.trainable_rows}
         alarmed = [f for f in heard.findings if f.answer is Answer.WORSE or f in moved or f in slower]
         now = [f for f in alarmed if f.window == window or f in worse]
         if not now:
@@ -242,11 +246,11 @@ class Trigger(BaseModel):
         if not certain:
             allowed = f"trigger.false_rounds allows {self.false_rounds:g} rounds without cause a year"
             return (f"no round: p is above {level:.1e}, and {allowed}",)
+        if not news:
+            return ("no round: one was run for it, and nothing better was found",)
         if weight < self.importance:
             least = f"trigger.importance is {self.importance:g}"
             return (f"no round: {weight:.3f} of the champion's answers hang on it, and {least}",)
-        if not news:
-            return ("no round: one was run for it, and nothing better was found",)
         return ("waiting for labels, or for the drift to be confirmed",)
 
     def _due(self, window: int, state: State) -> list[tuple[str, tuple[str, ...]]]:
@@ -275,7 +279,9 @@ class Trigger(BaseModel):
         return None
 
     def level(self, per_year: float) -> float:
-        """Return the p-value that ``moved`` needs in each window for a round.
+        """Return the p-value that ``moved``, or ``worse`` without labels, needs in each window for a round.
+
+        Where several monitors may say so, each has its part of it.
 
         With it, m of k quiet windows in a row say so by chance in half of ``false_rounds`` per year: at
         the end of each window there are as many ways to reach m as choices of m - 1 among the k - 1 before.

@@ -184,6 +184,7 @@ class Schema(BaseModel):
         for name in self.names:
             if name not in frame:
                 raise DataError(missing_column(name, f"features.{name}", frame))
+            _refuse_twice(name, frame)
         arrays: dict[str, npt.NDArray[Any]] = {}
         coded = [c.name for c in self.columns if c.coded]
         if coded:
@@ -232,9 +233,9 @@ class Schema(BaseModel):
         codes = np.full(len(frame), MISSING_LABEL, dtype=np.int64)
         if absent:
             return codes
-        for row, value in enumerate(frame[self.label].tolist()):
-            if value is None or value != value:
-                continue
+        _refuse_twice(str(self.label), frame)
+        labels = frame[self.label]
+        for row, value in zip(np.flatnonzero(labels.notna()).tolist(), labels.dropna().tolist(), strict=True):
             code = self.code_of(value)
             if code is None:
                 raise DataError(
@@ -257,7 +258,10 @@ class Schema(BaseModel):
         >>> schema.code_of(1.0), schema.code_of("1"), schema.code_of("maybe")
         (1, 1, None)
         """
-        code = self._codes.get(_plain(label))
+        try:
+            code = self._codes.get(_plain(label))
+        except TypeError:  # what cannot be hashed, such as a list, is no class
+            return None
         if code is None and isinstance(label, str):
             return next((c for v, c in self._codes.items() if not isinstance(v, str) and _reads_as(label, v)), None)
         return code
@@ -284,6 +288,11 @@ def missing_column(name: str, setting: str, frame: pd.DataFrame) -> str:
 
     have = [str(c) for c in frame.columns]
     return f"column {name!r} (setting {setting}) is not in the rows; they have {have}.{nearest(name, have)}"
+
+
+def _refuse_twice(name: str, frame: pd.DataFrame) -> None:
+    if frame[name].ndim > 1:
+        raise DataError(f"column {name!r} is more than once in the rows; keep one of them in the source")
 
 
 def with_numbers(frame: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
@@ -413,7 +422,7 @@ def _reads_as(text: str, value: bool | int) -> bool:
 
 def _plain(value: Any) -> Any:
     """Unwrap a numpy scalar, and read 3.0 as the class 3 (a late integer label arrives as a float)."""
-    plain = value.item() if hasattr(value, "item") else value
+    plain = value.item() if isinstance(value, np.generic) else value
     return int(plain) if isinstance(plain, float) and plain.is_integer() else plain
 
 

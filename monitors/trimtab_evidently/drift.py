@@ -15,7 +15,7 @@ from scipy.stats import false_discovery_control
 from trimtab.monitor import Answer, Case, Figure, Finding, Sample, Summary
 from trimtab_evidently.columns import Columns, cut
 from trimtab_evidently.figure import figure
-from trimtab_evidently.joint import Ranks, correlations, kernel, separation, strongest
+from trimtab_evidently.joint import Ranks, correlations, kernel, separation, strongest, tail
 from trimtab_evidently.metrics import judge, moved
 from trimtab_evidently.packed import Lens, Sketches, pack_lenses, unpack_lenses
 from trimtab_evidently.pair import Family, Pair, Shift, changed, completed, shares_missing, sketched
@@ -29,6 +29,7 @@ LARGEST_DISTANCE = 0.8325546111576977  # of Jensen and Shannon: the root of ln 2
 PAIRS = 200
 FEWEST_JOINT = 100
 KERNEL_ROWS = 1000
+SURE = 0.9
 
 
 def adjust(p_values: Mapping[str, float], method: Literal["bh", "holm"] = "holm") -> dict[str, float]:
@@ -65,8 +66,9 @@ class Drift:
     reference standard deviations, categories by the chi-square test and the Jensen-Shannon distance,
     missing values by their rate, tensors by mean, standard deviation and gradient energy, the champion by
     its confidence (in a regression its predictions). Jointly: the rank correlations of numeric columns,
-    trees that try to tell the two samples' rows apart, and a kernel test and such trees on the champion's
-    embedding.
+    trees that try to tell the two samples' rows apart, a kernel test and such trees on the champion's
+    embedding, and, where it has one, whether it is unsure of more rows than before, by the entropy of its
+    probabilities (Hendrycks and Gimpel 2017): so it is of a class that it never saw.
 
     A statistic alarms when its adjusted p-value is at most its family's share of alpha *and* its effect
     exceeds both the limit and what chance alone does in 99 of 100 samples of these sizes. The tests are
@@ -272,12 +274,24 @@ class Drift:
         embedding = pair.embedding(self.rows)
         if embedding and min(map(len, embedding)) >= self.min_rows:
             yield self._separated("embedding", *embedding)
-            if not self.calibrate:  # how far apart is too far only chance can tell
-                return
-            draw = np.random.default_rng(0)
-            before, now = (e[draw.permutation(len(e))[:KERNEL_ROWS]] for e in embedding)
-            score = kernel(before, now)
-            yield Shift("embedding.kernel", "embedding", score, self._limit(0.0, score), "kernel discrepancy")
+            if self.calibrate:  # how far apart is too far only chance can tell
+                yield self._discrepancy(embedding)
+                yield from self._unsure(pair.entropy(self.rows))
+
+    def _discrepancy(self, embedding: Sequence[Floats]) -> Shift:
+        draw = np.random.default_rng(0)
+        before, now = (e[draw.permutation(len(e))[:KERNEL_ROWS]] for e in embedding)
+        score = kernel(before, now)
+        return Shift("embedding.kernel", "embedding", score, self._limit(0.0, score), "kernel discrepancy")
+
+    def _unsure(self, entropies: Sequence[Floats]) -> Iterator[Shift]:
+        """Yield whether the champion is unsure of more rows: of most that belong to a class that it never saw."""
+        if entropies and min(map(len, entropies)) >= self.min_rows:
+            before, now = entropies
+            share = float((now > np.quantile(before, SURE)).mean())
+            words = f"of {share:.0%} of its rows the champion is less sure than of {SURE:.0%} of the reference's"
+            score = tail(before, now)
+            yield Shift("entropy", "entropy", score, self._limit(0.0, score), words)
 
     def _correlations(self, pair: Pair, coded: Sequence[Mapping[str, Floats]]) -> Iterator[Shift]:
         names = pair.numbers

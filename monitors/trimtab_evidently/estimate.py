@@ -14,6 +14,7 @@ from trimtab.metric import Metric, Rmse, utility
 from trimtab.monitor import Answer, Case, Finding, OnDraw, Sample
 from trimtab.window import Labels, arrived
 from trimtab_evidently.expected import Guess, Outputs, by_loss, by_probability
+from trimtab_evidently.fall import risen
 from trimtab_evidently.likeness import FOLDS, Folds, coded, density_ratio
 from trimtab_evidently.sketch import Floats
 
@@ -180,7 +181,7 @@ class Estimate(OnDraw):
         if not all(map(math.isfinite, (found.before, found.now, found.error))):
             return self._unknown(case, "the labelled rows do not determine it", scores)
         key, limit = ("rise", self.max_rise) if metric.relative else ("drop", self.max_drop)
-        size = math.expm1(found.fall) if metric.relative else found.fall
+        size = risen(found.fall) if metric.relative else found.fall
         scores |= {metric.name: found.now, f"reference_{metric.name}": found.before, f"{metric.name}.p": found.p}
         scores |= {key: size, "standard_error": found.error}
         told: dict[str, Any] = {

@@ -13,10 +13,13 @@ from trimtab.intervals import design_effect
 from trimtab.metric import Accuracy, Answers, Metric, quality, spread, utility
 from trimtab.window import Task
 
-__all__ = ["Share", "absolute_errors", "chance", "chance_of_fall", "chance_of_rise", "wrong"]
+__all__ = ["Share", "absolute_errors", "chance", "chance_of_fall", "chance_of_rise", "risen", "wrong"]
 
 CONFIDENCE = 0.95
 """Of the interval from which a figure's standard error is read."""
+
+MOST_RISEN = 700.0
+"""Logarithm of what a float holds, about."""
 
 Floats = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.uint64]
@@ -74,6 +77,17 @@ def chance_of_rise(before: Floats, now: Floats, groups: tuple[Groups, Groups]) -
         return 0.0 if rise > 0 else 1.0
     freedom = whole**2 / sum(v**2 / df for v, df in errors)
     return float(t.sf(rise / math.sqrt(whole), freedom))
+
+
+def risen(fall: float) -> float:
+    """Return the share by which an error rose, of the fall of its utility; infinite where it was next to none.
+
+    Examples
+    --------
+    >>> round(risen(math.log(1.25)), 3), risen(math.log(10.0) - math.log(2.3e-308))
+    (0.25, inf)
+    """
+    return math.expm1(fall) if fall < MOST_RISEN else math.inf
 
 
 def wrong(answers: Answers) -> Floats:

@@ -55,7 +55,8 @@ class Integrity:
         So few values that chance could do it (1 in a million) are no fault. With 1 none are.
     min_rows_one_class
         Fewest labels of which it is a fault that all are of one class. Where one class prevails
-        so much in the reference that it would happen by chance (1 in a million), it is none.
+        so much in the reference that it would happen by chance (1 in a million), it is none; nor while labels
+        are still to come that may be of another: one class may well be labelled first.
     min_rows_still
         Fewest values of a column of which it is a fault that all are the same. A value that has more than
         one percent of the reference may last as long as it likes.
@@ -201,8 +202,8 @@ class Integrity:
             )
         elif known >= self.min_rows_one_class and max(now.classes) == known:
             only = int(np.argmax(now.classes))
-            total = before.labels
-            if (before.classes[only] / total) ** known < IMPLAUSIBLE if total else True:
+            usual = before.classes[only] / before.labels if before.labels else 0.0
+            if binom.sf(known - 1, now.rows, usual) < IMPLAUSIBLE:  # whatever those say that are still to come
                 yield (
                     f"label column {schema.label!r}: all {known} labels are {schema.classes[only]!r}, the classes are "
                     f"{list(schema.classes)}; mend the join that brings the labels, or raise the monitor's "

@@ -1,4 +1,4 @@
-"""What no single column shows: correlations, a classifier that tells the samples apart, and kernels on an embedding."""
+"""What no single column shows: correlations, trees that tell the samples apart, kernels, and a tail that grows."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import mannwhitneyu, norm
+from scipy.stats import mannwhitneyu, norm, rankdata
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
 from trimtab_evidently.scores import Score
 from trimtab_evidently.sketch import NULL, Floats
 
-__all__ = ["Correlated", "Ranks", "correlation", "correlations", "kernel", "separation", "strongest"]
+__all__ = ["Correlated", "Ranks", "correlation", "correlations", "kernel", "separation", "strongest", "tail"]
 
 Places = npt.NDArray[np.intp]
 
@@ -29,6 +29,9 @@ HOPELESS = 0.1
 WIDTHS = (1.0, 0.25)
 TREES = 60
 LEAVES = 8
+TAIL = 0.3
+STEPS = 12
+DEALS = 9999
 
 
 @dataclass(frozen=True)
@@ -221,3 +224,36 @@ def _permuted(
     """Return the discrepancy of the samples after their rows were dealt anew, as often as asked ``[times]``."""
     dealt = rng.permuted(np.tile(signs, (times, 1)), axis=1)
     return np.asarray(((dealt @ similar) * dealt).sum(axis=1))
+
+
+def tail(reference: Floats, current: Floats, seed: int = 0) -> Score:
+    """Ask whether the window has more of the highest values, by a percentile modified rank test (Gastwirth 1965).
+
+    Of both samples together, what ranks among the upper 30 % scores by its rank there, in twelfths, and all else 0:
+    a few rows that are new rank high, and the others would only add noise. The effect is by how much the window's
+    mean score exceeds the reference's. p is from dealing the scores anew, exact for any number of rows and with ties.
+
+    Parameters
+    ----------
+    reference, current
+        ``[rows]``, finite.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> before, now = rng.normal(size=(2, 1000))
+    >>> now[:100] += 2
+    >>> found = tail(before, now)
+    >>> found.p < 0.001 < 0.3 < tail(now, before).p
+    True
+    """
+    n, m = len(reference), len(current)
+    places = rankdata(np.concatenate([reference, current])) / (n + m)
+    scores = np.ceil(np.maximum(places - (1 - TAIL), 0.0) / TAIL * STEPS).astype(np.int64)
+    counts, own = np.bincount(scores), int(scores[n:].sum())
+    dealt = np.random.default_rng(seed).multivariate_hypergeometric(counts, m, DEALS, method="marginals")
+    sums = dealt @ np.arange(len(counts))
+    effect, chance = (
+        (of / m - (int(scores.sum()) - of) / n) / STEPS for of in (float(own), float(np.quantile(sums, NULL)))
+    )
+    return Score(max(0.0, effect), (1 + int((sums >= own).sum())) / (1 + DEALS), chance)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.stats import entropy
 
 from trimtab.errors import SettingsError, nearest
 from trimtab.monitor import Case, Sample
@@ -21,7 +22,7 @@ from trimtab_evidently.sketch import Floats, LevelSketch, NumberSketch
 __all__ = ["Family", "Pair", "Shift", "changed", "completed", "shares_missing", "sketched"]
 
 Floats32 = npt.NDArray[np.float32]
-Family = Literal["columns", "correlations", "rows", "embedding"]
+Family = Literal["columns", "correlations", "rows", "embedding", "entropy"]
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,12 @@ class Pair:
             return []
         thin = [s.embedding[_drawn(s, most)].astype(np.float64) for s in self.samples if s.embedding is not None]
         return [e[np.isfinite(e).all(axis=1)] for e in thin] if len(thin) == 2 else []
+
+    def entropy(self, most: int) -> list[Floats]:
+        """Return the entropy of the champion's probabilities of both ``[rows]``, thinned; nothing in a regression."""
+        thin = [s.probabilities[_drawn(s, most)] for s in self.samples if s.probabilities is not None]
+        found = [np.asarray(entropy(p.astype(np.float64), axis=1)) for p in thin]
+        return [e[np.isfinite(e)] for e in found] if len(found) == 2 else []
 
 
 def sketched(values: Mapping[str, Any], lenses: Mapping[str, Lens], skipped: Mapping[str, str]) -> Sketches:

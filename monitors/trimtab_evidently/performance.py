@@ -14,7 +14,7 @@ from trimtab.metric import Accuracy, Answers, Metric, score, utility
 from trimtab.monitor import Answer, Case, Finding, OnDraw, Sample
 from trimtab.window import Task, arrived
 from trimtab_evidently.edetector import evidence, limit, per_group, wealth
-from trimtab_evidently.fall import absolute_errors, chance, wrong
+from trimtab_evidently.fall import absolute_errors, chance, risen, wrong
 
 __all__ = ["Performance"]
 
@@ -137,7 +137,7 @@ class Performance(OnDraw):
         metric, task = case.metric, case.current.schema.task
         fall = utility(metric, values[0]) - utility(metric, values[1])
         if metric.relative:
-            fall = -math.expm1(-fall) if metric.larger_is_better else math.expm1(fall)
+            fall = -risen(-fall) if metric.larger_is_better else risen(fall)
         allowed, p = self.max_rise if metric.relative else self.max_drop, chance(metric, task, before, now)
         scores |= {"rise" if metric.relative else "drop": fall, "p": p}
         if p <= case.alpha / 2 and fall > allowed:

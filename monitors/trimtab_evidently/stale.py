@@ -64,7 +64,8 @@ def standing_still(case: Case, now: Trail, least: int, but: Collection[str]) -> 
     but
         Columns that are broken otherwise.
     """
-    schema, sound = case.current.schema, [f.kept["changes"] for f in case.past if f.answer is not Answer.BROKEN]
+    sound = [f.kept.get("changes", ()) for f in case.past if f.answer is not Answer.BROKEN]  # none where it raised
+    schema = case.current.schema
     for place, name in enumerate(followed(schema)):
         pairs = int(now.values[place]) - 1
         if name in but or now.changes[place] or pairs + 1 < least:
