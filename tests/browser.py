@@ -13,9 +13,7 @@ import pytest
 from selenium import webdriver
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="needs Chromium and its driver: apt-get install chromium chromium-driver"
-)
+needs_browser = pytest.mark.servers("chromium")
 
 
 @dataclass

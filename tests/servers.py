@@ -144,3 +144,29 @@ def prometheus(folder: Path, exporter: str, alertmanager: str = "127.0.0.1:9") -
     ]
     with running(command, folder / "prometheus.log", f"http://{listen}/-/ready"):
         yield Prometheus(f"http://{listen}")
+
+
+@contextmanager
+def alertmanager(folder: Path, webhook: str, token: str) -> Iterator[str]:
+    """Start Alertmanager with the file that trimtab ships, its two places filled in; yield its ``host:port``."""
+    secret, file, listen = folder / "token", folder / "alertmanager.yml", f"127.0.0.1:{free_port()}"
+    secret.write_text(token)
+    text = (CONFIGURATION / "alertmanager.yml").read_text()
+    for placeholder, value in (
+        ("https://webhook.invalid/REPLACE-ME", webhook),
+        ("/etc/alertmanager/secrets/webhook-token", str(secret)),
+        ("group_wait: 10s", "group_wait: 1s"),
+        ("group_interval: 1m", "group_interval: 2s"),
+    ):
+        assert placeholder in text
+        text = text.replace(placeholder, value)
+    file.write_text(text)
+    command = [
+        str(SERVERS["alertmanager"].find("prometheus-alertmanager")),
+        f"--config.file={file}",
+        f"--storage.path={folder / 'alertmanager'}",
+        f"--web.listen-address={listen}",
+        "--cluster.listen-address=",
+    ]
+    with running(command, folder / "alertmanager.log", f"http://{listen}/-/ready"):
+        yield listen

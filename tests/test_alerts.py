@@ -67,6 +67,14 @@ def test_an_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not_yet(
     assert any(not c["exp_samples"] for c in checks)
 
 
+@pytest.mark.parametrize("rule", RULES, ids=NAMES)
+def test_an_alert_speaks_only_of_labels_that_it_has_when_it_fires(rule: dict[str, Any]) -> None:
+    checks = [c for case in CASES for c in case["promql_expr_test"] if f'"{rule["alert"]}"' in c["expr"]]
+    fired = [set(re.findall(r"(\w+)=", s["labels"])) for c in checks for s in c["exp_samples"]]
+    spoken = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+    assert all(spoken <= labels for labels in fired)
+
+
 @pytest.mark.servers("prometheus")
 def test_promtool_finds_no_fault_and_every_case_comes_out() -> None:
     for arguments in (["check", "config", "prometheus.yml"], ["test", "rules", "trimtab.tests.yml"]):

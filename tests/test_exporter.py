@@ -1,5 +1,6 @@
 """The exporter over real HTTP: what it says of a project, and that it goes on saying it when something is down."""
 
+import json
 import shutil
 import socket
 import threading
@@ -10,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import fakes, shelf
-from trimtab import champion, loop
+from trimtab import champion, cli, loop
 from trimtab.errors import InputError
 from trimtab.history import Labelled, Promotion, Round, WindowRecord
 from trimtab.journal import Journal
@@ -435,3 +437,25 @@ def test_one_mlflow_is_asked_once_for_all_its_projects(
     versions = [value(got, "trimtab_registry_champion_version", project=n, alias="champion") for n in names]
     assert versions == [1, 1, None]
     assert [value(got, "trimtab_registry_up", project=n) for n in names] == [1, 1, 1]
+
+
+def test_the_command_takes_files_and_folders_and_says_when_a_folder_holds_none(
+    tmp_path: Path, finished: fakes.World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served: list[str] = []
+    monkeypatch.setattr(
+        "trimtab_prometheus.exporter.serve", lambda projects, *_: served.extend(p.name for p in projects)
+    )
+    folder = tmp_path / "projects"
+    folder.mkdir()
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["metrics", str(folder)])
+    assert ended.value.code == 2
+    assert "no *.yaml in" in capsys.readouterr().err
+    for name, place in (("one", folder), ("two", folder), ("three", tmp_path)):
+        settings = fakes.settings(tmp_path / name, finished.stream, **{**finished.changes, "name": name})
+        (place / f"{name}.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(settings, default=str))))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["metrics", str(folder), str(tmp_path / "three.yaml")])
+    assert not ended.value.code
+    assert served == ["one", "two", "three"]

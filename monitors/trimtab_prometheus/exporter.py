@@ -32,7 +32,7 @@ __all__ = ["exposed", "serve"]
 SCRAPE_SECONDS = 2.0
 FIRST_SECONDS = 30.0
 SETTLED_SECONDS = 2.0
-SHARED_SECONDS = 30.0
+STALE_SECONDS = 30.0
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def _registries(projects: Sequence[Project]) -> Iterator[tuple[str, _Kept[Named]
         registry = registry_of(group[0])
         names = [p.name for p in group]
         if isinstance(registry, Overview):
-            lag = SHARED_SECONDS if len(names) > 1 else 0.0
+            lag = STALE_SECONDS if len(names) > 1 else 0.0
             at_once = _Kept(url, f"the registry of {', '.join(names)}", partial(registry.aliases_of, names), lag)
             yield from ((name, at_once) for name in names)
         else:
@@ -257,20 +257,30 @@ class _Question(Generic[T]):
                 threading.Thread(target=self._work, args=(self.asked,), daemon=True).start()
 
     def answer(self, deadline: float) -> T | None:
-        """Return the answer, or None when there was none by the deadline or it was an error."""
+        """Return the answer, or None when there was none by the deadline or it was an error.
+
+        One that is late, and not an error, leaves the answer before standing for :data:`STALE_SECONDS`.
+        """
         with self.lock:
-            asked, said = self.asked, self.said
-        if said is not None and time.monotonic() - said[0] < self.lag:
-            return said[1]
+            asked = self.asked
         if asked is None:
             return None
+        if (before := self._before(self.lag)) is not None:
+            return before
         try:
             answer = asked.result(max(0.0, deadline - time.monotonic()))
         except Exception as error:  # whatever a registry's client raises, the scrape says that it is down
+            if (before := self._before(STALE_SECONDS)) is not None:
+                return before
             self._say_once(f"{type(error).__name__}: {error}")
             return None
         self._say_once("")
         return answer
+
+    def _before(self, seconds: float) -> T | None:
+        """Return the last answer where it is younger than so many seconds; an error wipes it out."""
+        said = self.said
+        return said[1] if said is not None and time.monotonic() - said[0] < seconds else None
 
     def _say_once(self, why: str) -> None:
         """Log a silence when it begins, and not at every scrape."""

@@ -268,7 +268,7 @@ METRICS: tuple[Meaning, ...] = (
     Meaning(
         "trimtab_registry_up",
         "gauge",
-        "1 when the model registry answered within the time of a scrape, else 0.",
+        "1 when the model registry answers, else 0.",
         lambda r: _one(r.aliases is not None),
     ),
     Meaning(

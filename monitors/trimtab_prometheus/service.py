@@ -13,7 +13,7 @@ from trimtab.service import LOOPBACK, Command, Ground
 
 __all__ = ["Alertmanager", "Exporter", "Prometheus"]
 
-SHIPPED = Path(__file__).parent / "prometheus"
+SHIPPED = Path(__file__).parent / "configuration"
 SILENT = """# Written by trimtab up, which leaves it alone from now on: say here who is told.
 route: {receiver: nobody, group_by: [alertname, project]}
 receivers: [{name: nobody}]
@@ -92,6 +92,7 @@ class Prometheus:
         address, kept = f"http://{LOOPBACK}:{port}", ground.own(self.name)
         config = kept / "config"
         shutil.copytree(SHIPPED, config, dirs_exist_ok=True)
+        (config / "targets").mkdir(exist_ok=True)
         for name in ("exporter", "alertmanager"):
             target = urlsplit(ground.addresses[name]).netloc
             (config / "targets" / f"{name}.yml").write_text(f'- targets: ["{target}"]\n')
