@@ -86,7 +86,10 @@ class Stack:
         return subprocess.run(command, cwd=self.folder, env=environment(), capture_output=True, text=True, check=False)
 
     def status(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(self.run("status", "p.yaml", "--json").stdout)
+        said = self.run("status", "p.yaml", "--json")
+        if said.returncode:  # nothing is known of a project before its first run
+            return {"champion": None, "windows": [], "rounds": []}
+        told: dict[str, Any] = json.loads(said.stdout)
         return told
 
     def ask(self, service: str, path: str, body: object | None = None) -> Any:
@@ -145,7 +148,7 @@ def test_a_drift_is_found_answered_and_told_without_a_further_command(stack: Sta
     until(lambda: stack.status()["champion"] == 1 and stack.status()["windows"], SECONDS, stack.log.read_text)
     stack.write("01", rows(800, 1, moved=True))
     until(lambda: "TrimtabModelWorse" in stack.alerts(), SECONDS)
-    until(lambda: stack.status()["champion"] > 1, SECONDS, lambda: json.dumps(stack.status()["rounds"]))
+    until(lambda: (stack.status()["champion"] or 0) > 1, SECONDS, lambda: json.dumps(stack.status()["rounds"]))
     done = [r for r in stack.status()["rounds"] if r["outcome"] == "promoted"]
     assert [r["cause"] for r in done] == ["worse"]
     stack.write("02", rows(1200, 2, moved=True))
