@@ -15,14 +15,23 @@ PACKAGES := $(sort $(wildcard trimtab plugins/* monitors/* flows/*))
 # Changes when a package folder is added or removed, which an editable install does not notice.
 STAMP := $(shell echo "$(PACKAGES)" | cksum | cut -d' ' -f1)
 
-.PHONY: demo test check format docs clean
-.PHONY: bench-rounds bench-kill bench-seeds bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring
+.PHONY: demo test test-servers soak check format docs clean
+.PHONY: bench-rounds bench-kill bench-seeds bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring bench-scrape
 
 demo: $(VENV)/.installed-$(STAMP)
 	$(BIN)/trimtab demo
 
+# Needs no root and no server: a test of a server that is not on the machine is left out, with the reason.
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Those alone that need real servers; one that is missing is a failure.
+test-servers: $(VENV)/.testing-$(STAMP)
+	TRIMTAB_REQUIRE=servers $(BIN)/python -m pytest -m "servers and not soak" tests
+
+# What takes long, and looks for what grows.
+soak: $(VENV)/.testing-$(STAMP)
+	$(BIN)/python -m pytest -m soak --timeout 7200 tests
 
 check: $(VENV)/.testing-$(STAMP)
 	$(BIN)/ruff check .
@@ -38,7 +47,7 @@ bench-rounds bench-kill bench-seeds: $(VENV)/.installed-$(STAMP)
 	$(BIN)/python benchmarks/$(subst bench-,,$@).py
 
 # QUICK=1: at most ten minutes, and figures that say little. They need the extras, which development installs.
-bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring: $(VENV)/.testing-$(STAMP)
+bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring bench-scrape: $(VENV)/.testing-$(STAMP)
 	$(BIN)/python benchmarks/$(subst bench-,,$@).py $(if $(QUICK),--quick)
 
 docs: $(VENV)/.testing-$(STAMP)

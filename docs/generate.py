@@ -28,9 +28,10 @@ from trimtab.search import Halving
 from trimtab.technique import FLOAT, About
 from trimtab.trigger import Budget, Trigger
 from trimtab.window import Feature
+from trimtab_prometheus.metrics import LABELS, METRICS
 
 FOLDER = Path(__file__).parent
-PAGES = (FOLDER / "howto" / "techniques.md", FOLDER / "settings.md")
+PAGES = (FOLDER / "howto" / "techniques.md", FOLDER / "settings.md", FOLDER / "metrics.md")
 REGION = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 REQUIRED: Final = "required"
 SECTIONS: Mapping[str, type[BaseModel]] = {
@@ -51,6 +52,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "benchmark.energy": typed.EnergySettings,
     "gate": Gate,
     "registry": typed.RegistrySettings,
+    "schedule": typed.ScheduleSettings,
     "journal": typed.JournalSettings,
 }
 BOUNDS = {annotated_types.Gt: ">", annotated_types.Ge: ">=", annotated_types.Lt: "<", annotated_types.Le: "<="}
@@ -106,7 +108,25 @@ def plugins() -> str:
     return "\n\n".join(told)
 
 
+def metrics() -> str:
+    """Return every metric that the exporter serves."""
+    rows = [(f"`{m.exposed}`", m.kind, ", ".join(f"`{n}`" for n in m.labels), _named(m.help)) for m in METRICS]
+    return _table(("metric", "type", "labels beside `project`", "what it says"), rows)
+
+
+def labels() -> str:
+    """Return what each label of the metrics holds."""
+    return _table(("label", "what it holds"), [(f"`{name}`", said) for name, said in LABELS.items()])
+
+
+def _named(text: str) -> str:
+    """Set names of metrics and settings as code."""
+    return re.sub(r"\b(trimtab_\w+|[a-z]+(?:\.[a-z_]+)+)", r"`\1`", text)
+
+
 TABLES = {
+    "metrics": metrics,
+    "labels": labels,
     "techniques": techniques,
     "technique-settings": technique_settings,
     "sections": sections,

@@ -1,5 +1,6 @@
 """A page as a person's browser shows it: Chromium without a window, what it complained of and asked for."""
 
+import base64
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,9 +13,7 @@ import pytest
 from selenium import webdriver
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None or DRIVER is None, reason="needs Chromium and its driver: apt-get install chromium chromium-driver"
-)
+needs_browser = pytest.mark.servers("chromium")
 
 
 @dataclass
@@ -22,11 +21,19 @@ class Browser:
     driver: Any
 
     def open(self, page: Path, width: int, scheme: str = "light") -> None:
+        self.visit(page.absolute().as_uri(), width, scheme)
+
+    def visit(self, address: str, width: int, scheme: str = "light") -> None:
         media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        self.driver.get(page.absolute().as_uri())
+        self.driver.get(address)
+
+    def screenshot(self, file: Path) -> None:
+        """Keep the whole page as a picture."""
+        whole = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+        file.write_bytes(base64.b64decode(whole["data"]))
 
     def ask(self, script: str) -> Any:
         return self.driver.execute_script(f"return {script}")

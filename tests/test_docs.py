@@ -72,7 +72,7 @@ def test_every_example_of_a_project_file_can_be_put_together(text: str, tmp_path
     assert (parts.meter_of(project) is None) is (project.benchmark.energy is None)
 
 
-@pytest.mark.parametrize("page", ["howto/techniques.md", "settings.md"])
+@pytest.mark.parametrize("page", ["howto/techniques.md", "settings.md", "metrics.md"])
 def test_the_tables_are_those_of_the_code(page: str) -> None:
     text = (ROOT / "docs" / page).read_text()
     assert generator()["render"](text) == text, "the code has changed: run `make docs`"

@@ -119,6 +119,17 @@ def test_a_round_is_run_once_when_there_are_many_more_rows_to_train_on(tmp_path:
     assert reason == "there are 800 labelled rows to train on, 400 at the last round (grown 2x)"
 
 
+def test_after_an_outage_the_latest_window_alone_is_looked_at_where_that_is_asked(tmp_path: Path) -> None:
+    stream = calm(80, *(fakes.quiet(200, 90 + i) for i in range(3)))
+    there = world(tmp_path, stream, schedule={"catch_up": "latest"})
+    reports = list(loop.watch(there.process()))
+    assert [r.window for r in reports] == [4]
+    journal = there.process().journal
+    assert [w.number for w in journal.windows()] == [4]
+    assert [(d["from"], d["to"]) for _, _, d in journal.records("left out")] == [(1, 3)]
+    assert list(loop.watch(there.process())) == []
+
+
 def test_a_round_is_not_run_again_for_rows_that_are_no_longer_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

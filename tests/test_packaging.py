@@ -38,6 +38,17 @@ def test_the_wheel_holds_every_package_and_its_data(wheel: Path) -> None:
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 
 
+def test_the_wheel_holds_what_prometheus_and_alertmanager_read(wheel: Path) -> None:
+    held = zipfile.ZipFile(wheel)
+    place = "trimtab_prometheus/configuration/"
+    files = {n.removeprefix(place): held.read(n) for n in held.namelist() if n.startswith(place)}
+    assert {"prometheus.yml", "trimtab.rules.yml", "trimtab.alerts.yml", "alertmanager.yml"} <= set(files)
+    shipped = {p.name for p in (ROOT / "deploy" / "prometheus" / "consoles").iterdir()}
+    assert {name.removeprefix("consoles/") for name in files if name.startswith("consoles/")} == shipped
+    for name, text in files.items():
+        assert text == (ROOT / "deploy" / "prometheus" / name).read_bytes()
+
+
 def test_the_wheel_works_away_from_the_repository(wheel: Path, tmp_path: Path) -> None:
     target = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", target, wheel]

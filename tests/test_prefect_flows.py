@@ -33,11 +33,14 @@ from trimtab.monitor import Answer, Finding
 from trimtab.parts import Parts
 from trimtab.round import request, request_by_hand
 from trimtab.runner import DirectRunner
+from trimtab.settings import Project
 from trimtab.trigger import Action
-from trimtab_prefect import tell
+from trimtab_prefect import doctor, tell
 from trimtab_prefect.carry import carrying
+from trimtab_prefect.deployments import PrefectScheduler, deployments
 from trimtab_prefect.executor import PrefectExecutor
-from trimtab_prefect.optimize import optimize
+from trimtab_prefect.optimize import optimize, optimized
+from trimtab_prefect.rollback import rollback
 from trimtab_prefect.runner import PrefectRunner
 from trimtab_prefect.server import reached
 from trimtab_prefect.watch import watch
@@ -396,3 +399,149 @@ def test_the_embedded_server_dies_with_a_parent_that_is_killed(tmp_path: Path) -
 def is_refused(port: int | None) -> bool:
     with socket.socket() as knock:
         return knock.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_round_that_runs_elsewhere_is_told_and_waited_for(client: SyncPrefectClient, tmp_path: Path) -> None:
+    there = shelf.world(tmp_path / "home", drifting("elsewhere"), name="elsewhere")
+    config = str(written(there, tmp_path))
+    reports = watch(config, None, True, rounds="elsewhere")
+    asked = reports[-1].round
+    assert asked is not None
+    assert (asked.state, reports[-1].window) == ("requested", asked.window)
+    (told,) = eventually(lambda: events(client, tell.ROUND_REQUESTED, "elsewhere"))
+    done = optimize(config, operation=told["payload"]["operation"])
+    assert done is not None
+    assert (done.operation, done.outcome) == (asked.operation, "promoted")
+    (closed,) = eventually(lambda: events(client, tell.ROUND_CLOSED, "elsewhere"))
+    assert (closed["payload"]["operation"], closed["payload"]["outcome"]) == (asked.operation, "promoted")
+    assert next(r.window for r in watch(config, None, True, rounds="elsewhere")) == asked.window + 1
+
+
+@pytest.mark.usefixtures("client")
+def test_a_round_whose_event_was_lost_is_run_by_the_next_watch(tmp_path: Path) -> None:
+    there = shelf.world(tmp_path / "home", drifting("lost"), name="lost")
+    config = str(written(there, tmp_path))
+    asked = watch(config, None, True, rounds="elsewhere")[-1].round
+    assert asked is not None
+    again = watch(config, None, True, rounds="elsewhere")
+    assert again[0].round is not None
+    assert (again[0].round.operation, again[0].round.outcome) == (asked.operation, "promoted")
+
+
+@pytest.mark.usefixtures("client")
+def test_the_flow_that_rolls_back_does(tmp_path: Path) -> None:
+    there = shelf.world(tmp_path / "home", drifting("back"), name="back")
+    config = str(written(there, tmp_path))
+    watch(config, None, True)
+    assert there.registry.alias("champion") == 2
+    rollback(config, reason="complaints")
+    assert there.registry.alias("champion") == 1
+    assert there.process().journal.promotions()[-1].kind == "rollback"
+
+
+# deployments
+
+
+def project(there: fakes.World, folder: Path, **changes: Any) -> dict[Path, Project]:
+    path = written(there, folder, **changes)
+    return {path: Project.load(path)}
+
+
+def test_a_project_is_deployed_on_its_schedule_and_its_events(client: SyncPrefectClient, tmp_path: Path) -> None:
+    schedule = {"cron": "7 4 * * *", "timezone": "Europe/Berlin"}
+    projects = project(shelf.world(tmp_path / "home", calm("dep"), name="dep"), tmp_path, schedule=schedule)
+    for _ in range(2):  # again, it is renewed
+        made = PrefectScheduler().deploy(projects, ["registry.url=http://me:secret@host"], tmp_path)
+        assert made == ["watch/dep", "optimize/dep", "rollback/dep"]
+    found = {name: client.read_deployment_by_name(name) for name in made}
+    assert {d.work_pool_name for d in found.values()} == {"trimtab"}
+    assert {d.job_variables["working_dir"] for d in found.values()} == {str(tmp_path)}
+    assert {d.entrypoint for d in found.values()} == {
+        "trimtab_prefect.watch.watch",
+        "trimtab_prefect.optimize.optimize",
+        "trimtab_prefect.rollback.rollback",
+    }
+    assert {d.parameters["overrides"][0] for d in found.values()} == {"registry.url=http://me:***@host"}
+    watched = found["watch/dep"]
+    assert watched.parameters["rounds"] == "elsewhere"
+    assert [(s.active, s.schedule.cron, s.schedule.timezone) for s in watched.schedules] == [
+        (True, "7 4 * * *", "Europe/Berlin")
+    ]
+    assert watched.global_concurrency_limit is not None
+    assert watched.global_concurrency_limit.limit == 1
+    automations = client.request("POST", "/automations/filter", json={}).json()
+    mine = {a["trigger"]["expect"][0]: a["actions"][0] for a in automations if "of dep" in a["name"]}
+    assert {event: action["deployment_id"] for event, action in mine.items()} == {
+        tell.ROUND_CLOSED: str(watched.id),
+        tell.ROUND_REQUESTED: str(found["optimize/dep"].id),
+    }
+    assert "event.payload" in str(mine[tell.ROUND_REQUESTED]["parameters"]["operation"])
+
+
+def test_deploying_without_a_server_says_how_to_get_one(tmp_path: Path) -> None:
+    projects = project(shelf.world(tmp_path / "home", calm("none"), name="none"), tmp_path)
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(InputError, match="PREFECT_API_URL is not set"),
+    ):
+        PrefectScheduler().deploy(projects, [], tmp_path)
+    gone = "http://127.0.0.1:9/api"
+    with temporary_settings({PREFECT_API_URL: gone}), pytest.raises(ServiceError, match="did not take the deployments"):
+        PrefectScheduler().deploy(projects, [], tmp_path)
+
+
+def test_the_doctor_names_what_schedules_nothing_runs_nothing_and_starts_nothing(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The embedded server answers, and has no scheduler; nor has it a worker."""
+    for name in ("SCHEDULED_SECONDS", "ANSWERED_SECONDS"):
+        monkeypatch.setattr(doctor, name, 1.0)
+    projects = project(shelf.world(tmp_path / "home", calm("ill"), name="ill"), tmp_path)
+    (path,) = projects
+    schedule, event = "ill: windows are looked at by schedule (0 * * * *)", f"ill: the event {tell.ROUND_REQUESTED}"
+    before = {c.what: c.problem for c in doctor.examine(projects, {})}
+    assert before["Prefect answers"] is None
+    assert f"trimtab deploy {path} makes it" in str(before[schedule])
+    PrefectScheduler().deploy(projects, [], tmp_path)
+    after = {c.what: c.problem for c in doctor.examine(projects, {})}
+    assert "none is there; start one" in str(after["a worker takes runs from the work pool trimtab"])
+    assert "the server's scheduler does not work" in str(after[schedule])
+    assert "no worker has run it yet" in str(after[f"{event} starts optimize"])
+    automations = client.request("POST", "/automations/filter", json={}).json()
+    (mine,) = [a for a in automations if a["name"] == f"{tell.ROUND_REQUESTED} of ill"]
+    client.request("DELETE", "/automations/{id}", path_params={"id": mine["id"]})
+    monkeypatch.setattr(doctor, "STARTED_SECONDS", 3.0)
+    deployment = client.read_deployment_by_name("watch/ill")
+    client.request("PATCH", "/deployments/{id}", path_params={"id": deployment.id}, json={"paused": True})
+    broken = {c.what: c.problem for c in doctor.examine(projects, {})}
+    assert "is paused" in str(broken[schedule])
+    assert "no run came of it" in str(broken[f"{event} starts optimize"])
+
+
+@pytest.mark.usefixtures("client")
+def test_a_question_whether_events_arrive_is_no_round() -> None:
+    assert optimize("nowhere.yaml", operation=f"{tell.DOCTOR}1") is None
+    with pytest.raises(InputError, match="is no round"):
+        optimized("nowhere.yaml", [], "", f"{tell.DOCTOR}1")
+
+
+def test_the_deployments_that_are_written_out_are_those_that_are_made(tmp_path: Path) -> None:
+    written_out = yaml.safe_load((Path(__file__).parents[1] / "deploy" / "prefect.yaml").read_text())
+    there = shelf.world(tmp_path / "home", calm("churn"), name="churn")
+    (path,) = (projects := project(there, tmp_path, schedule={"cron": "0 4 * * *"}))
+    made = [*deployments(path, projects[path], [], tmp_path)]
+    assert [d["flow_name"] for d in written_out["deployments"]] == [d.flow_name for d in made]
+    for ours, told in zip(made, written_out["deployments"], strict=True):
+        assert ours.entrypoint == told["entrypoint"].replace(":", ".")
+        assert {**ours.parameters, "config": ""} == {**told["parameters"], "config": ""}
+        assert ours.concurrency_limit is not None
+        assert told["concurrency_limit"] == {
+            "limit": 1,
+            "collision_strategy": str(ours.concurrency_options.collision_strategy.value),
+        }
+        assert (ours.tags, ours.work_pool_name) == (told["tags"], told["work_pool"]["name"])
+        assert [s.schedule.cron for s in ours.schedules or []] == [s["cron"] for s in told.get("schedules", [])]
+        events = [(t.name, [*t.expect], t.match.model_dump(), t.parameters or {}) for t in ours.triggers]
+        assert events == [
+            (t["name"], t["expect"], t["match"], t.get("parameters", {})) for t in told.get("triggers", [])
+        ]

@@ -17,7 +17,8 @@ from trimtab.monitor import Answer
 from trimtab.parts import Parts
 from trimtab.release import release
 from trimtab.trigger import Action
-from trimtab_prometheus.metrics import families, read
+from trimtab_prometheus.metrics import families
+from trimtab_prometheus.reading import Reading, read
 
 pytestmark = pytest.mark.usefixtures("lock_of_its_own")
 
@@ -229,5 +230,9 @@ def told(there: fakes.World) -> tuple[str, str | None, float]:
     """State and request as status and metrics tell them."""
     journal = there.process().journal
     described = status.describe(journal, there.registry)
-    samples = {s.name: s.value for family in families([read(journal)]) for s in family.samples}
+    samples = {
+        s.name: s.value
+        for family in families([Reading(there.process().project, read(journal))])
+        for s in family.samples
+    }
     return described["state"], described["waiting"], samples["trimtab_project_waiting"]

@@ -15,7 +15,9 @@ import yaml
 from prometheus_client.core import Metric
 
 from trimtab.journal import Journal
-from trimtab_prometheus.metrics import families, read
+from trimtab.settings import Project
+from trimtab_prometheus.metrics import families
+from trimtab_prometheus.reading import Reading, read
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -101,7 +103,9 @@ def test_a_round_without_a_winner_leaves_the_project_degraded(
 
 def test_the_exporter_says_that_the_project_is_degraded(hopeless: Path) -> None:
     journal = Journal(f"sqlite:///{hopeless.parent / 'home' / 'journal.db'}", "quiet")
-    told: dict[str, Metric] = {family.name: family for family in families([read(journal)])}
+    told: dict[str, Metric] = {
+        family.name: family for family in families([Reading(Project.load(hopeless), read(journal))])
+    }
     assert [(s.labels, s.value) for s in told["trimtab_project_degraded"].samples] == [({"project": "quiet"}, 1.0)]
-    rounds_by_outcome = {s.labels["outcome"]: s.value for s in told["trimtab_rounds"].samples}
-    assert rounds_by_outcome == {"promoted": 0, "degraded": 1, "kept": 0, "lost": 0, "failed": 0}
+    closed = {(s.labels["cause"], s.labels["outcome"]): s.value for s in told["trimtab_rounds"].samples}
+    assert {pair for pair, count in closed.items() if count} == {("worse", "degraded")}

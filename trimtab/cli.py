@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 OUR_FAULT = 70
+STACK = Path(".trimtab") / "up"
+"""Where the stack that is up keeps its files."""
 
 app = typer.Typer(
     name="trimtab",
@@ -42,6 +44,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set one setting, such as source.path=rows.csv. May be repeated."),
 ]
+Configs = Annotated[list[Path], typer.Argument(help="Project files, or folders of them.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 DirectRun = Annotated[bool, typer.Option("--direct", help="Run the loop without Prefect.")]
 
@@ -305,17 +308,79 @@ def ack(
 
 @app.command()
 def metrics(
-    config: Config,
+    configs: Configs,
     port: Annotated[int, typer.Option(help="Port to serve on; 0 takes a free one.")] = 9464,
     host: Annotated[str, typer.Option(help="Address to bind to.")] = "127.0.0.1",
     overrides: Overrides = None,
 ) -> None:
     """Serve Prometheus metrics, read from journal and registry at each scrape."""
     from trimtab import discover
-    from trimtab.settings import Project
 
     serve = discover.find("exporters", "prometheus")
-    serve([Project.load(config, overrides or ())], host, port, lambda at: err.print(f"serving metrics on {at}"))
+    projects = [*_load(configs, overrides or ()).values()]
+    serve(projects, host, port, lambda at: err.print(f"serving metrics on {at}"))
+
+
+@app.command()
+def deploy(configs: Configs, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Register projects with the Prefect server of PREFECT_API_URL: watched by schedule, optimized on an event."""
+    from trimtab import discover
+
+    made = discover.find("schedulers", "prefect")().deploy(_load(configs, overrides or ()), overrides or (), Path.cwd())
+    if as_json:
+        _print_json(made)
+    else:
+        for name in made:
+            out.print(name, highlight=False)
+
+
+@app.command()
+def up(
+    configs: Configs,
+    with_prometheus: Annotated[
+        bool, typer.Option("--with-prometheus", help="Also Prometheus and Alertmanager, where they are installed.")
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Start what is not running of the whole stack, on the loopback, and keep it running until Ctrl-C."""
+    import signal
+
+    from trimtab import up as stack
+
+    projects, wanted = _load(configs, overrides or ()), ("prometheus", "alertmanager") if with_prometheus else ()
+    planned = stack.plan(stack.installed(), projects, overrides or (), wanted, STACK)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with stack.running(planned, STACK, lambda word: out.print(Text(word), soft_wrap=True)) as supervisor:
+            out.print(f"[green]up[/]: {len(projects)} projects; logs in {supervisor.folder}; Ctrl-C ends it")
+            for event in stack.watch_over(supervisor, planned):
+                err.print("[yellow]stack[/]", Text(event), highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        err.print("down; started again it goes on where it was")
+
+
+@app.command()
+def doctor(configs: Configs, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Try the stack as it really works: schedules, events, aliases, scrapes; and say what to mend."""
+    from trimtab import up as stack
+    from trimtab.doctor import examine
+
+    known, failed = stack.addresses(STACK), []
+    for name, value in known.items():
+        if name == "mlflow":
+            os.environ.setdefault("TRIMTAB_REGISTRY__URL", value)
+    checks = []
+    for check in examine(_load(configs, overrides or ()), known):
+        checks.append(dataclasses.asdict(check))
+        failed += [check] if check.problem else []
+        if not as_json:
+            mark = "[red]problem[/]" if check.problem else "[green]works[/]  "
+            said = check.what if check.problem is None else f"{check.what}: {check.problem}"
+            out.print(mark, Text(said), highlight=False, soft_wrap=True)
+    if as_json:
+        _print_json(checks)
+    if failed:
+        raise typer.Exit(InputError.exit_code)
 
 
 @app.command()
@@ -379,6 +444,21 @@ def _record(given: Sequence[str], message: str, code: int) -> None:
             Journal(url or f"sqlite:///{file.absolute()}", name).record("error", detail)
     except (StopIteration, OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, TrimtabError):
         return
+
+
+def _load(configs: Sequence[Path], overrides: Sequence[str]) -> dict[Path, Project]:
+    """Read project files, and every one of the folders named."""
+    from trimtab.errors import SettingsError
+    from trimtab.settings import Project
+
+    files = [f for path in configs for f in (sorted(path.glob("*.y*ml")) if path.is_dir() else [path])]
+    if not files:
+        raise SettingsError(f"{', '.join(map(str, configs))}: no project file (*.yaml) is there")
+    projects = {file: Project.load(file, overrides) for file in files}
+    names = [p.name for p in projects.values()]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise SettingsError(f"name: several project files share the name {twice[0]!r}; give each its own")
+    return projects
 
 
 def _user() -> str:

@@ -142,6 +142,8 @@ def _finding_table(finding: Mapping[str, Any]) -> Table:
 
 
 def _weighed(value: object) -> str:
+    if isinstance(value, list):
+        return " and ".join(map(str, value)) or DASH
     return f"{value:.3g}" if isinstance(value, float) else DASH if value is None else str(value)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from trimtab import importance
 from trimtab.acknowledge import acknowledged
@@ -52,9 +51,7 @@ def state(parts: Parts, serving: Serving, number: int, rounds: Sequence[Round]) 
 
 def _minutes(asked: Round) -> float:
     """Return how long a round took; 0 for one that is not closed."""
-    if asked.closed is None:
-        return 0.0
-    return (datetime.fromisoformat(asked.closed) - datetime.fromisoformat(asked.requested)).total_seconds() / 60
+    return (asked.seconds or 0.0) / 60
 
 
 def _tried(parts: Parts, serving: Serving, rounds: Sequence[Round]) -> frozenset[str]:

@@ -34,6 +34,9 @@ Kind = Literal[
     "exporters",
     "pages",
     "demos",
+    "schedulers",
+    "services",
+    "doctors",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from trimtab.runtime import CHAMPION
@@ -119,6 +120,13 @@ class Round:
     def open(self) -> bool:
         """Whether it is still to be run, or under way."""
         return self.state != "closed"
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took from its request to its end; None before it is closed."""
+        if self.closed is None:
+            return None
+        return (datetime.fromisoformat(self.closed) - datetime.fromisoformat(self.requested)).total_seconds()
 
     @property
     def degrades(self) -> bool:

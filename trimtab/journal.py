@@ -231,7 +231,10 @@ class Journal:
 
     def quarantined(self) -> set[int]:
         """Return the numbers of the windows that were found broken, and that nobody released since."""
-        return {f.window for _, f in self.findings() if f.answer is Answer.BROKEN} - self.released().keys()
+        broken = (FindingRow.project == self.project, FindingRow.answer == Answer.BROKEN.value)
+        with self._read() as session:
+            found = set(session.scalars(select(FindingRow.window).where(*broken)))
+        return found - self.released().keys()
 
     def release(self, window: int, who: str, reason: str) -> None:
         """Remember that a person released a quarantined window; once."""

@@ -81,12 +81,14 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
     if any(r.window <= seen for r in _open_rounds(parts)):
         return  # another process holds it; what is decided next depends on how it ends
     last = parts.source.last(parts.start)
-    closed = list(range(seen + 1, last + 1)) if replay else _closed_by_now(parts, seen, last)
+    closed = list(range(seen + 1, last + 1)) if replay else _caught_up(parts, _closed_by_now(parts, seen, last))
     with parts.progress.stage("windows", len(closed)) as advance:
         for number in closed:
             report = _look(parts, number, optimize)
             advance(f"window {number}: {report.decision.action if report.decision else ''}")
             yield report
+            if report.round is not None and report.round.open:
+                return  # it runs elsewhere
     if replay:
         end = last + parts.project.window.label_delay
         problems, findings = judge_labels(parts, champion.load(parts, _newest(parts)), end)
@@ -106,6 +108,16 @@ def _closed_by_now(parts: Parts, seen: int, last: int) -> list[int]:
     while (closes := parts.source.closes(number, parts.start)) is not None and closes <= time.time():
         number += 1
     return list(range(seen + 1, number))
+
+
+def _caught_up(parts: Parts, closed: list[int]) -> list[int]:
+    """Return which of the closed windows are looked at, and write down which are left out."""
+    if parts.project.schedule.catch_up == "all" or len(closed) < 2:
+        return closed
+    *left_out, newest = closed
+    detail = {"from": left_out[0], "to": left_out[-1], "setting": "schedule.catch_up: latest"}
+    parts.journal.record("left out", detail, f"left out:{left_out[0]}:{left_out[-1]}")
+    return [newest]
 
 
 def _newest(parts: Parts) -> int:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -20,6 +20,7 @@ __all__ = [
     "CandidateLog",
     "DatasetLog",
     "MemoryRegistry",
+    "Overview",
     "Registry",
     "RoundLog",
     "Version",
@@ -191,6 +192,15 @@ class Registry(Protocol):
 
     def links(self) -> Mapping[str, str]:
         """Return commands or addresses under which a person sees it, by title."""
+        ...
+
+
+@runtime_checkable
+class Overview(Protocol):
+    """A registry that tells of many projects' models in one answer."""
+
+    def aliases_of(self, models: Sequence[str]) -> Mapping[str, Mapping[str, int]]:
+        """Return the versions that the aliases of each model name; nothing of a model that there is not."""
         ...
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from trimtab.data import Role
@@ -393,6 +396,54 @@ class BenchmarkSettings(Section):
     memory: bool = True
     again: str = Field(default="30d", pattern=r"^[1-9]\d*(d| windows?)$")
     energy: EnergySettings | None = None
+
+
+class ScheduleSettings(Section):
+    """When a scheduler looks at a project's windows.
+
+    Parameters
+    ----------
+    cron
+        Five fields: minute, hour, day of the month, month, day of the week.
+    timezone
+        Of the cron, by its IANA name.
+    catch_up
+        After an outage: ``all`` windows that closed meanwhile are looked at, in order, or the ``latest`` alone. Those
+        that are left out are written down; nothing is trained on them.
+    """
+
+    cron: str = "0 * * * *"
+    timezone: str = "UTC"
+    catch_up: Literal["all", "latest"] = "all"
+
+    @field_validator("cron")
+    @classmethod
+    def _comes(cls, value: str) -> str:
+        try:
+            next(CronSim(value, datetime.now(UTC)))
+        except (CronSimError, StopIteration) as error:
+            raise ValueError(f"{value!r} is no cron of five fields that ever comes, such as '0 4 * * *'") from error
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"{value!r} is no IANA name of a time zone, such as Europe/Berlin") from error
+        return value
+
+    def after(self, moment: datetime) -> datetime:
+        """Return when the cron comes next after a moment that has a time zone.
+
+        Examples
+        --------
+        >>> night = ScheduleSettings(cron="0 4 * * *", timezone="Europe/Berlin")
+        >>> night.after(datetime(2026, 1, 5, 12, tzinfo=UTC)).isoformat()
+        '2026-01-06T04:00:00+01:00'
+        """
+        return next(CronSim(self.cron, moment.astimezone(ZoneInfo(self.timezone))))
 
 
 class RegistrySettings(Section):

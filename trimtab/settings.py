@@ -32,6 +32,7 @@ from trimtab.sections import (
     MonitorsSettings,
     OptimizeSettings,
     RegistrySettings,
+    ScheduleSettings,
     SourceSettings,
     WindowSettings,
 )
@@ -70,6 +71,7 @@ class Project(BaseSettings):
     model: ModelSettings = ModelSettings()
     monitors: MonitorsSettings = MonitorsSettings()
     trigger: Trigger = Trigger()
+    schedule: ScheduleSettings = ScheduleSettings()
     targets: tuple[Target, ...] = Field(default=(Target(),), min_length=1)
     optimize: OptimizeSettings = OptimizeSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()

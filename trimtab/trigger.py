@@ -104,13 +104,17 @@ class Budget(BaseModel):
 
     def spent(self, window: int, state: State) -> str | None:
         """Say what is spent of it, where nothing is left; else None."""
-        month = state.per_year / MONTHS_PER_YEAR
-        taken = [minutes for ran, minutes in state.rounds if window - ran < month]
+        taken = self.taken(window, state)
         if self.rounds is not None and len(taken) >= self.rounds:
             return f"{len(taken)} of {self.rounds} rounds of the month (setting trigger.budget.rounds)"
         if self.minutes is not None and sum(taken) >= self.minutes:
             return f"{sum(taken):.0f} of {self.minutes:g} minutes of the month (setting trigger.budget.minutes)"
         return None
+
+    def taken(self, window: int, state: State) -> list[float]:
+        """Return the minutes of each round of the month that ends with ``window``."""
+        month = state.per_year / MONTHS_PER_YEAR
+        return [minutes for ran, minutes in state.rounds if window - ran < month]
 
 
 class Trigger(BaseModel):
@@ -219,7 +223,8 @@ class Trigger(BaseModel):
         ]
         causes = [(cause, _reasons(told)) for named, cause, told in spoken if named in self.on and told]
         causes += self._due(window, state)
-        weighed = {"level": level, "importance": weight, "per_year": state.per_year, "last_round": state.last}
+        weighed: dict[str, Any] = {"level": level, "importance": weight, "per_year": state.per_year}
+        weighed |= {"last_round": state.last, "causes": [cause for cause, _ in causes]}
         weighed |= {"trainable_rows": state.trainable_rows}
         alarmed = [f for f in heard.findings if f.answer is Answer.WORSE or f in moved or f in slower]
         now = [f for f in alarmed if f.window == window or f in worse]

@@ -20,7 +20,7 @@ from trimtab.settings import Project
 from trimtab_prefect import server
 from trimtab_prefect.carry import carrying, shown
 from trimtab_prefect.executor import PrefectExecutor
-from trimtab_prefect.optimize import optimize
+from trimtab_prefect.optimize import optimized
 from trimtab_prefect.watch import watch
 
 __all__ = ["PrefectRunner"]
@@ -43,7 +43,7 @@ class PrefectRunner:
     def optimize(self, config: Path, overrides: Sequence[str], reason: str, progress: Progress) -> Round:
         """Run one round, as a flow run."""
         with _ready(config, overrides, progress):
-            return optimize(str(config), shown(overrides), reason)
+            return optimized(str(config), shown(overrides), reason)
 
 
 @contextmanager

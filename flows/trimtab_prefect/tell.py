@@ -26,8 +26,11 @@ from trimtab.parts import Parts
 from trimtab.trigger import Action
 
 __all__ = [
+    "DOCTOR",
     "DRIFT_DETECTED",
+    "ROUND_CLOSED",
     "ROUND_REQUESTED",
+    "ask",
     "drift",
     "event_id",
     "found_at",
@@ -38,6 +41,9 @@ __all__ = [
 
 DRIFT_DETECTED = "trimtab.drift.detected"
 ROUND_REQUESTED = "trimtab.round.requested"
+ROUND_CLOSED = "trimtab.round.closed"
+DOCTOR = "doctor:"
+"""Begins an operation that is no round."""
 NAMESPACE = uuid5(NAMESPACE_DNS, "trimtab.events")
 
 P = ParamSpec("P")
@@ -77,7 +83,7 @@ def drift(parts: Parts, findings: Iterable[Finding]) -> None:
     """Emit ``trimtab.drift.detected`` for every finding that something moved or is worse."""
     for finding in findings:
         if finding.answer in (Answer.MOVED, Answer.WORSE):
-            _emit(parts, DRIFT_DETECTED, f"drift:{finding.window}:{finding.monitor}", finding.to_json())
+            _emit(parts.project.name, DRIFT_DETECTED, f"drift:{finding.window}:{finding.monitor}", finding.to_json())
 
 
 def round_requested(parts: Parts, asked: Round) -> None:
@@ -90,11 +96,15 @@ def round_requested(parts: Parts, asked: Round) -> None:
         "reasons": list(asked.reasons),
         "scores": scores,
     }
-    _emit(parts, ROUND_REQUESTED, f"requested:{asked.operation}", payload)
+    _emit(parts.project.name, ROUND_REQUESTED, f"requested:{asked.operation}", payload)
 
 
-def _emit(parts: Parts, event: str, what: str, payload: dict[str, Any]) -> None:
-    name = parts.project.name
+def ask(project: str, question: str) -> None:
+    """Emit ``trimtab.round.requested`` for no round: what answers is the deployment that rounds are run by."""
+    _emit(project, ROUND_REQUESTED, f"requested:{question}", {"operation": question})
+
+
+def _emit(name: str, event: str, what: str, payload: dict[str, Any]) -> None:
     emit_event(
         event,
         resource={"prefect.resource.id": f"trimtab.project.{name}", "prefect.resource.name": name},
@@ -126,6 +136,8 @@ def round_closed(parts: Parts, operation: str) -> None:
     done = next(r for r in parts.journal.rounds() if r.operation == operation)
     if done.state != "closed":
         return
+    told = {"operation": operation, "window": done.window, "cause": done.cause, "outcome": done.outcome}
+    _emit(parts.project.name, ROUND_CLOSED, f"closed:{operation}", told)
     name, candidates = parts.project.name, done.detail.get("candidates", [])
     if candidates:
         create_table_artifact(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -17,19 +17,22 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from trimtab.errors import InputError, ServiceError
 from trimtab.journal import Journal
 from trimtab.parts import registry_of
-from trimtab.registry import Registry
-from trimtab.runtime import CHAMPION
+from trimtab.registry import Overview
 from trimtab.settings import Project
-from trimtab_prometheus.metrics import Reading, families, read
+from trimtab_prometheus.metrics import families
+from trimtab_prometheus.reading import Reading, Told, read
 
 __all__ = ["exposed", "serve"]
 
 SCRAPE_SECONDS = 2.0
 FIRST_SECONDS = 30.0
+SETTLED_SECONDS = 2.0
+STALE_SECONDS = 30.0
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -60,8 +63,13 @@ def serve(projects: Sequence[Project], host: str, port: int, say: Callable[[str]
 @contextmanager
 def exposed(projects: Sequence[Project], host: str, port: int) -> Iterator[str]:
     """Serve the metrics of ``projects`` in a thread, and yield the address (``http://host:port/metrics``)."""
+    twice = sorted(name for name, count in Counter(p.name for p in projects).items() if count > 1)
+    if twice:
+        raise InputError(
+            f"several project files have the name {', '.join(twice)}; metrics are told apart by it: rename"
+        )
     registry = CollectorRegistry()
-    registry.register(_Scrape([_Watched(p, registry_of(p)) for p in projects]))
+    registry.register(_Scrape(projects))
     try:
         httpd, thread = start_http_server(port, host, registry)
     except (OSError, OverflowError) as error:
@@ -80,8 +88,10 @@ def exposed(projects: Sequence[Project], host: str, port: int) -> Iterator[str]:
 class _Scrape(Collector):
     """Reads every project when Prometheus asks, all at once and within :data:`SCRAPE_SECONDS`."""
 
-    def __init__(self, watched: Sequence[_Watched]) -> None:
-        self.watched = watched
+    def __init__(self, projects: Sequence[Project]) -> None:
+        self.projects = projects
+        self.journals = {p.name: _Kept(p.journal_url, f"the journal of {p.name}", _JournalReader(p)) for p in projects}
+        self.registries = dict(_registries(projects))
         self._read(FIRST_SECONDS)  # a registry's client may take seconds to import and to connect
 
     def collect(self) -> Iterator[Metric]:
@@ -89,57 +99,152 @@ class _Scrape(Collector):
         return families(self._read(SCRAPE_SECONDS))
 
     def _read(self, seconds: float) -> list[Reading]:
-        for project in self.watched:
-            project.ask()
+        for journal in self.journals.values():
+            journal.ask()
+        for registry in {*self.registries.values()}:
+            registry.ask()
         deadline = time.monotonic() + seconds
-        return [project.reading(deadline) for project in self.watched]
+        return [self._reading(project, deadline) for project in self.projects]
+
+    def _reading(self, project: Project, deadline: float) -> Reading:
+        told = self.journals[project.name].answer(deadline)
+        named = self.registries[project.name].answer(deadline)
+        return Reading(project, told, None if named is None else _of(project, named.get(project.name, {})))
 
 
-class _Watched:
-    """One project's journal and registry, each asked in a thread of its own."""
+def _of(project: Project, named: Mapping[str, int]) -> dict[str, int]:
+    """Return the versions that the aliases of a project's champions name."""
+    return {alias: named[alias] for alias in project.aliases if alias in named}
 
-    def __init__(self, project: Project, registry: Registry) -> None:
-        self.name = project.name
-        self.journal = _Question(f"the journal of {project.name}", partial(_read_journal, project))
-        self.registry = _Question(f"the registry of {project.name}", partial(_alias, registry))
+
+Named = Mapping[str, Mapping[str, int]]
+"""Versions by project and alias."""
+
+
+def _registries(projects: Sequence[Project]) -> Iterator[tuple[str, _Kept[Named]]]:
+    """Yield whom to ask for each project's aliases: one that knows many models is asked once for all of them."""
+    shared: dict[tuple[str, str], list[Project]] = {}
+    for project in projects:
+        shared.setdefault((project.registry.kind, project.registry_url), []).append(project)
+    for (_, url), group in shared.items():
+        registry = registry_of(group[0])
+        names = [p.name for p in group]
+        if isinstance(registry, Overview):
+            lag = STALE_SECONDS if len(names) > 1 else 0.0
+            at_once = _Kept(url, f"the registry of {', '.join(names)}", partial(registry.aliases_of, names), lag)
+            yield from ((name, at_once) for name in names)
+        else:
+            yield from ((p.name, _Kept(url, f"the registry of {p.name}", partial(_aliases, p))) for p in group)
+
+
+def _aliases(project: Project) -> Named:
+    registry = registry_of(project)
+    registry.ready()
+    found = {alias: registry.alias(alias) for alias in project.aliases}
+    return {project.name: {alias: version for alias, version in found.items() if version is not None}}
+
+
+class _JournalReader:
+    """Reads a project's journal, on a connection of its own each time; an exporter creates none.
+
+    The journal's statements are kept ready, unless its file was replaced by another.
+    """
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.file = _sqlite_file(project.journal_url)
+        self.open: tuple[int, Journal] | None = None
+
+    def __call__(self) -> Told:
+        inode = self._inode()
+        if self.open is None or self.open[0] != inode:
+            self.open = inode, Journal(self.project.journal_url, self.project.name)
+        journal = self.open[1]
+        try:
+            return read(journal)
+        finally:
+            journal.engine.dispose()
+
+    def _inode(self) -> int:
+        if self.file is None:
+            return 0
+        if not self.file.is_file():
+            raise ServiceError(f"there is no journal at {self.file}: the project has not run")
+        return self.file.stat().st_ino
+
+
+def _sqlite_file(url: str) -> Path | None:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return None  # no database's address: a server's, or a stranger's registry
+    return Path(parsed.database) if parsed.drivername.startswith("sqlite") and parsed.database else None
+
+
+Mark = tuple[tuple[int, int, int] | None, ...]
+
+
+def _mark(file: Path) -> Mark | None:
+    """Return what changes when a SQLite file is written; None while it was written so lately that more may follow.
+
+    The clock of a file system is coarse: two writes of one moment may leave the same mark.
+    """
+    marks: list[tuple[int, int, int] | None] = []
+    for path in (file, file.with_name(f"{file.name}-wal")):
+        try:
+            found = path.stat()
+        except OSError:
+            marks.append(None)
+            continue
+        if abs(time.time() - found.st_mtime) < SETTLED_SECONDS:
+            return None
+        marks.append((found.st_ino, found.st_size, found.st_mtime_ns))
+    return tuple(marks)
+
+
+class _Kept(Generic[T]):
+    """An answer that is kept while the SQLite file that it came from stays as it is; others are asked each time."""
+
+    def __init__(self, url: str, whom: str, question: Callable[[], T], lag: float = 0.0) -> None:
+        self.file = _sqlite_file(url)
+        self.question = _Question(whom, partial(self._asked, question), lag)
+        self.kept: tuple[Mark, T] | None = None
+        self.fresh = False
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        mark = self._now()
+        answer = question()
+        self.kept = None if mark is None else (mark, answer)  # also one that comes too late for this scrape
+        return answer
+
+    def _now(self) -> Mark | None:
+        return None if self.file is None else _mark(self.file)
 
     def ask(self) -> None:
-        """Ask both."""
-        self.journal.ask()
-        self.registry.ask()
+        """Ask, unless nothing was written since."""
+        kept = self.kept
+        self.fresh = kept is not None and kept[0] == self._now()
+        if not self.fresh:
+            self.question.ask()
 
-    def reading(self, deadline: float) -> Reading:
-        """Return what both answered by the deadline (monotonic seconds)."""
-        reading = self.journal.answer(deadline) or Reading(self.name)
-        answered = self.registry.answer(deadline)
-        if answered is None:
-            return reading
-        return replace(reading, registry_up=True, alias=answered[0])
-
-
-def _alias(registry: Registry) -> tuple[int | None]:
-    registry.ready()
-    return (registry.alias(CHAMPION),)
-
-
-def _read_journal(project: Project) -> Reading:
-    """Read a project's journal, opened anew each time (its file may have been replaced); an exporter creates none."""
-    url = make_url(project.journal_url)
-    if url.drivername.startswith("sqlite") and url.database and not Path(url.database).is_file():
-        raise ServiceError(f"there is no journal at {url.database}: the project has not run")
-    journal = Journal(project.journal_url, project.name)
-    try:
-        return read(journal)
-    finally:
-        journal.engine.dispose()
+    def answer(self, deadline: float) -> T | None:
+        """Return the answer; None when there was none by the deadline (monotonic seconds), or it was an error."""
+        kept = self.kept
+        return kept[1] if self.fresh and kept is not None else self.question.answer(deadline)
 
 
 class _Question(Generic[T]):
-    """A question that may hang: asked in a thread, waited for only so long, and never asked twice at a time."""
+    """A question that may hang: asked in a thread, waited for only so long, and never asked twice at a time.
 
-    def __init__(self, whom: str, question: Callable[[], T]) -> None:
+    With ``lag`` it is not waited for while the answer before is younger than so many seconds, and no error came since:
+    what is asked for many projects takes a server longer than a scrape may.
+    """
+
+    def __init__(self, whom: str, question: Callable[[], T], lag: float = 0.0) -> None:
         self.whom = whom
         self.question = question
+        self.lag = lag
+        self.said: tuple[float, T] | None = None
         self.lock = threading.Lock()
         self.asked: Future[T] | None = None
         self.silent = ""
@@ -152,18 +257,30 @@ class _Question(Generic[T]):
                 threading.Thread(target=self._work, args=(self.asked,), daemon=True).start()
 
     def answer(self, deadline: float) -> T | None:
-        """Return the answer, or None when there was none by the deadline or it was an error."""
+        """Return the answer, or None when there was none by the deadline or it was an error.
+
+        One that is late, and not an error, leaves the answer before standing for :data:`STALE_SECONDS`.
+        """
         with self.lock:
             asked = self.asked
         if asked is None:
             return None
+        if (before := self._before(self.lag)) is not None:
+            return before
         try:
             answer = asked.result(max(0.0, deadline - time.monotonic()))
         except Exception as error:  # whatever a registry's client raises, the scrape says that it is down
+            if (before := self._before(STALE_SECONDS)) is not None:
+                return before
             self._say_once(f"{type(error).__name__}: {error}")
             return None
         self._say_once("")
         return answer
+
+    def _before(self, seconds: float) -> T | None:
+        """Return the last answer where it is younger than so many seconds; an error wipes it out."""
+        said = self.said
+        return said[1] if said is not None and time.monotonic() - said[0] < seconds else None
 
     def _say_once(self, why: str) -> None:
         """Log a silence when it begins, and not at every scrape."""
@@ -173,6 +290,10 @@ class _Question(Generic[T]):
 
     def _work(self, asked: Future[T]) -> None:
         try:
-            asked.set_result(self.question())
+            answer = self.question()
         except Exception as error:  # handed to whoever waits
+            self.said = None
             asked.set_exception(error)
+        else:
+            self.said = (time.monotonic(), answer)
+            asked.set_result(answer)

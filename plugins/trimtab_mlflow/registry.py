@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from urllib.parse import quote
 import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities import DatasetInput, LoggedModelStatus, Metric, Param, Run, RunTag, ViewType
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from trimtab.artifact import fill_folder, verify
@@ -220,6 +220,13 @@ class MlflowRegistry:
         return None if number is None else int(number)
 
     @reports
+    def aliases_of(self, models: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Return the versions that the aliases of each model name, in as few requests as may be."""
+        probe(self.url)
+        found = self._models() if len(models) > 1 else self._models(f"name = {_quoted(models[0])}")
+        return {m.name: {a: int(n) for a, n in m.aliases.items()} for m in found if m.name in models}
+
+    @reports
     def set_alias(self, name: str, number: int | None) -> None:
         """Point the alias at a version in one transaction, or remove it."""
         if number is not None:
@@ -238,6 +245,15 @@ class MlflowRegistry:
         if is_served(self.url):
             return {f"MLflow: versions of {self.model}": f"{shown(self.url).rstrip('/')}/#/models/{quote(self.model)}"}
         return {"MLflow UI": f"mlflow ui --backend-store-uri {shown(self.url)} --port 5000"}
+
+    def _models(self, where: str | None = None) -> Iterator[RegisteredModel]:
+        token: str | None = None
+        while True:
+            page = self._client.search_registered_models(where, max_results=PAGE, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     @cached_property
     def _client(self) -> MlflowClient:

@@ -1,0 +1,172 @@
+"""Real servers for tests: which programs each needs, and how one is started on the loopback and ended again."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+CONFIGURATION = ROOT / "deploy" / "prometheus"
+
+
+@dataclass(frozen=True)
+class Server:
+    """Programs that must be on the machine, and how they come there.
+
+    Folders beside those of PATH are searched too: Debian keeps PostgreSQL's programs out of it.
+    """
+
+    programs: tuple[str, ...]
+    install: str
+    folders: str = ""
+
+    def missing(self) -> list[str]:
+        return [name for name in self.programs if self.find(name) is None]
+
+    def find(self, program: str) -> str | None:
+        beside = sorted(Path("/").glob(f"{self.folders}/{program}".lstrip("/")), reverse=True) if self.folders else []
+        return str(beside[0]) if beside else shutil.which(program)
+
+
+SERVERS = {
+    "prometheus": Server(("prometheus", "promtool"), "apt-get install prometheus"),
+    "alertmanager": Server(("prometheus-alertmanager", "amtool"), "apt-get install prometheus-alertmanager"),
+    "postgresql": Server(("initdb", "postgres"), "apt-get install postgresql", "/usr/lib/postgresql/*/bin"),
+    "chromium": Server(("chromium", "chromedriver"), "apt-get install chromium chromium-driver"),
+}
+
+
+def lacking(names: Sequence[str]) -> str | None:
+    """Say which server's programs are not on this machine, and how they come there; None: all are."""
+    for name in names:
+        if missing := SERVERS[name].missing():
+            return f"needs {name} ({', '.join(missing)} not found): {SERVERS[name].install}"
+    return None
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def running(command: Sequence[str], log: Path, ready: str, seconds: float = 60) -> Iterator[None]:
+    """Run a server until the end of the block; it is ready when an address answers 200."""
+    with log.open("w") as told:
+        process = subprocess.Popen(command, stdout=told, stderr=told)
+    try:
+        until(lambda: process.poll() is not None or get(ready)[0] == 200, seconds, lambda: log.read_text())
+        assert process.poll() is None, log.read_text()
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(20)
+
+
+def until(
+    true: Callable[[], object], seconds: float, otherwise: Callable[[], str] = lambda: "it did not happen"
+) -> None:
+    """Wait for something, so many seconds at most."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, otherwise()
+        time.sleep(0.2)
+
+
+def get(address: str) -> tuple[int, str]:
+    """Return status and text; status 0 where nothing listens."""
+    try:
+        with urllib.request.urlopen(address, timeout=20) as response:  # noqa: S310 (our own loopback address)
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A Prometheus with the configuration that trimtab ships."""
+
+    address: str
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        status, text = get(f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}")
+        answer = json.loads(text)
+        assert (status, answer["status"]) == (200, "success"), answer
+        assert not answer.get("warnings"), answer
+        return answer["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the samples of an expression now."""
+        data = self.ask("query", query=expression)
+        assert data["resultType"] == "vector", expression
+        return list(data["result"])
+
+
+@contextmanager
+def prometheus(folder: Path, exporter: str, alertmanager: str = "127.0.0.1:9") -> Iterator[Prometheus]:
+    """Start Prometheus with the files of ``deploy/prometheus`` as they are, every 2 seconds instead of every 15.
+
+    Parameters
+    ----------
+    exporter, alertmanager
+        ``host:port`` of each.
+    """
+    place = folder / "prometheus"
+    shutil.copytree(CONFIGURATION, place)
+    (place / "targets" / "exporter.yml").write_text(f'- targets: ["{exporter}"]\n')
+    (place / "targets" / "alertmanager.yml").write_text(f'- targets: ["{alertmanager}"]\n')
+    shipped = (place / "prometheus.yml").read_text()
+    quick = shipped.replace("interval: 15s", "interval: 2s").replace("timeout: 10s", "timeout: 2s")
+    (place / "prometheus.yml").write_text(quick)
+    listen = f"127.0.0.1:{free_port()}"
+    command = [
+        str(SERVERS["prometheus"].find("prometheus")),
+        f"--config.file={place / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={listen}",
+        f"--web.console.templates={place / 'consoles'}",
+        f"--web.console.libraries={place / 'consoles'}",
+    ]
+    with running(command, folder / "prometheus.log", f"http://{listen}/-/ready"):
+        yield Prometheus(f"http://{listen}")
+
+
+@contextmanager
+def alertmanager(folder: Path, webhook: str, token: str) -> Iterator[str]:
+    """Start Alertmanager with the file that trimtab ships, its two places filled in; yield its ``host:port``."""
+    secret, file, listen = folder / "token", folder / "alertmanager.yml", f"127.0.0.1:{free_port()}"
+    secret.write_text(token)
+    text = (CONFIGURATION / "alertmanager.yml").read_text()
+    for placeholder, value in (
+        ("https://webhook.invalid/REPLACE-ME", webhook),
+        ("/etc/alertmanager/secrets/webhook-token", str(secret)),
+        ("group_wait: 10s", "group_wait: 1s"),
+        ("group_interval: 1m", "group_interval: 2s"),
+    ):
+        assert placeholder in text
+        text = text.replace(placeholder, value)
+    file.write_text(text)
+    command = [
+        str(SERVERS["alertmanager"].find("prometheus-alertmanager")),
+        f"--config.file={file}",
+        f"--storage.path={folder / 'alertmanager'}",
+        f"--web.listen-address={listen}",
+        "--cluster.listen-address=",
+    ]
+    with running(command, folder / "alertmanager.log", f"http://{listen}/-/ready"):
+        yield listen
