@@ -129,6 +129,38 @@ def rollback(
 
 
 @app.command()
+def promote(
+    config: Config,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "approved",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Promote what the last round proposed, where promotion is manual; it becomes the anchor, too."""
+    from trimtab import approval
+    from trimtab.parts import assemble
+    from trimtab.settings import Project
+
+    approval.approve(assemble(Project.load(config, overrides or ()), beside=config.parent), _user(), reason)
+    _finish(config, overrides or (), [], as_json)
+
+
+@app.command()
+def reject(
+    config: Config,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "rejected",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do not promote what the last round proposed; the champion stays, and rounds may start again."""
+    from trimtab import approval
+    from trimtab.parts import assemble
+    from trimtab.settings import Project
+
+    approval.reject(assemble(Project.load(config, overrides or ()), beside=config.parent), _user(), reason)
+    _finish(config, overrides or (), [], as_json)
+
+
+@app.command()
 def backtest(
     config: Config,
     begin: Annotated[
