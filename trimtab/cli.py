@@ -485,7 +485,9 @@ def _load(configs: Sequence[Path], overrides: Sequence[str]) -> dict[Path, Proje
 
     files = [f for path in configs for f in (sorted(path.glob("*.y*ml")) if path.is_dir() else [path])]
     if not files:
-        raise SettingsError(f"{', '.join(map(str, configs))}: no project file (*.yaml) is there")
+        raise SettingsError(
+            f"no *.yaml in {', '.join(map(str, configs))}; name a project file, or a folder that holds some"
+        )
     projects = {file: Project.load(file, overrides) for file in files}
     names = [p.name for p in projects.values()]
     if twice := sorted({n for n in names if names.count(n) > 1}):
