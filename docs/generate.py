@@ -52,6 +52,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "benchmark.energy": typed.EnergySettings,
     "gate": Gate,
     "registry": typed.RegistrySettings,
+    "promotion": typed.PromotionSettings,
     "schedule": typed.ScheduleSettings,
     "journal": typed.JournalSettings,
 }

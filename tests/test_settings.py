@@ -212,3 +212,13 @@ def test_counts_are_read_in_words(count: int) -> None:
 def test_what_is_no_count_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a number of windows"):
         count_of(text, "window")
+
+
+def test_promotion_is_told_in_a_word_or_with_its_settings(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    for written, mode, expires in (("manual", "manual", 4), ("{mode: manual, expires: 2 windows}", "manual", 2)):
+        file.write_text(
+            f"name: p\nsource: {{path: x.csv}}\nwindow: {{every: 7d}}\nfeatures: {{x: {{}}}}\npromotion: {written}\n"
+        )
+        made = Project.load(file).promotion
+        assert (made.mode, made.expires) == (mode, expires)

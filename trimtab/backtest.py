@@ -23,7 +23,7 @@ from trimtab.journal import Journal
 from trimtab.monitor import Answer
 from trimtab.parts import Parts, assemble, read, source_of
 from trimtab.policy import Variant, variants
-from trimtab.sections import JournalSettings, RegistrySettings
+from trimtab.sections import JournalSettings, PromotionSettings, RegistrySettings
 from trimtab.settings import Project
 from trimtab.status import mean_quality, seconds_by_round, window_rows
 from trimtab.stretch import EndingSource, Stretch
@@ -187,7 +187,14 @@ def _fingerprint(ground: Ground, project: Project) -> str:
 
 def _open(ground: Ground, project: Project, folder: Path, progress: Progress) -> Parts:
     """Connect the parts of a replay: the project's, but for what would touch the live one."""
-    own = project.model_copy(update={"home": folder, "journal": JournalSettings(), "registry": RegistrySettings()})
+    own = project.model_copy(
+        update={
+            "home": folder,
+            "journal": JournalSettings(),
+            "registry": RegistrySettings(),
+            "promotion": PromotionSettings(),  # nobody is there to approve
+        }
+    )
     Journal(own.journal_url, own.name).begin(own.model_dump_json(), ground.split_key, own.sealed)
     parts = assemble(own, beside=ground.beside, progress=progress, registry=FileRegistry(folder / "registry"))
     parts.journal.fix_start(ground.start)

@@ -129,6 +129,38 @@ def rollback(
 
 
 @app.command()
+def promote(
+    config: Config,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "approved",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Promote what the last round proposed, where promotion is manual; it becomes the anchor, too."""
+    from trimtab import approval
+    from trimtab.parts import assemble
+    from trimtab.settings import Project
+
+    approval.approve(assemble(Project.load(config, overrides or ()), beside=config.parent), _user(), reason)
+    _finish(config, overrides or (), [], as_json)
+
+
+@app.command()
+def reject(
+    config: Config,
+    reason: Annotated[str, typer.Option(help="Why, for the record.")] = "rejected",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do not promote what the last round proposed; the champion stays, and rounds may start again."""
+    from trimtab import approval
+    from trimtab.parts import assemble
+    from trimtab.settings import Project
+
+    approval.reject(assemble(Project.load(config, overrides or ()), beside=config.parent), _user(), reason)
+    _finish(config, overrides or (), [], as_json)
+
+
+@app.command()
 def backtest(
     config: Config,
     begin: Annotated[
@@ -453,7 +485,9 @@ def _load(configs: Sequence[Path], overrides: Sequence[str]) -> dict[Path, Proje
 
     files = [f for path in configs for f in (sorted(path.glob("*.y*ml")) if path.is_dir() else [path])]
     if not files:
-        raise SettingsError(f"{', '.join(map(str, configs))}: no project file (*.yaml) is there")
+        raise SettingsError(
+            f"no *.yaml in {', '.join(map(str, configs))}; name a project file, or a folder that holds some"
+        )
     projects = {file: Project.load(file, overrides) for file in files}
     names = [p.name for p in projects.values()]
     if twice := sorted({n for n in names if names.count(n) > 1}):

@@ -44,6 +44,7 @@ def state(parts: Parts, serving: Serving, number: int, rounds: Sequence[Round]) 
         trainable_rows=trainable,
         trained_rows=max(trained, had),
         importance=importance.of_version(parts, serving.version),
+        proposed=None if (proposal := parts.journal.proposed()) is None else proposal.operation,
         tried=_tried(parts, serving, rounds),
         acknowledged=tuple(acknowledged(parts)),
     )

@@ -11,7 +11,11 @@ from typing import Any
 from trimtab.runtime import CHAMPION
 from trimtab.trigger import Action
 
-__all__ = ["Labelled", "Promotion", "Quality", "Round", "WindowRecord", "degraded"]
+__all__ = ["PROPOSED", "Labelled", "Promotion", "Quality", "Round", "WindowRecord", "degraded"]
+
+
+PROPOSED = "proposed"
+"""Outcome of a round whose winner waits for a person."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,9 @@ class Round:
     state
         ``requested``, ``running`` or ``closed``.
     outcome
-        ``promoted``, ``degraded``, ``kept`` (nothing better, and nothing was wrong), ``lost`` (another
-        promotion came first) or ``failed``; None before it is closed.
+        ``promoted``, ``proposed`` (its winner waits for a person), ``rejected``, ``degraded``, ``kept`` (nothing
+        better, and nothing was wrong), ``lost`` (another promotion came first) or ``failed``; None before it is
+        closed.
     epoch
         The newest promotion when it was requested: what its own promotion must follow.
     detail
@@ -127,6 +132,10 @@ class Round:
         if self.closed is None:
             return None
         return (datetime.fromisoformat(self.closed) - datetime.fromisoformat(self.requested)).total_seconds()
+
+    def made(self, promotion: Promotion) -> bool:
+        """Whether a promotion, on whatever target, came of it."""
+        return promotion.operation == self.operation or promotion.operation.startswith(f"{self.operation}:")
 
     @property
     def degrades(self) -> bool:

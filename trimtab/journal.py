@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from trimtab.database import connect, explained
 from trimtab.errors import InternalError, ServiceError, SettingsError
-from trimtab.history import Labelled, Promotion, Quality, Round, WindowRecord, degraded
+from trimtab.history import PROPOSED, Labelled, Promotion, Quality, Round, WindowRecord, degraded
 from trimtab.monitor import Answer, Finding
 from trimtab.runtime import CHAMPION
 from trimtab.tables import (
@@ -379,6 +379,17 @@ class Journal:
             row = session.get(RoundRow, operation)
             if row is not None and row.state != "closed":
                 row.state, row.outcome, row.detail, row.closed = "closed", outcome, dict(detail), now()
+
+    def settle_round(self, operation: str, before: str, outcome: str, detail: Mapping[str, Any]) -> None:
+        """Give a closed round another outcome; only one whose outcome is ``before``, and so only once."""
+        with self._write() as session:
+            row = session.get(RoundRow, operation)
+            if row is not None and row.state == "closed" and row.outcome == before:
+                row.outcome, row.detail = outcome, dict(detail)
+
+    def proposed(self) -> Round | None:
+        """Return the newest round whose winner waits for a person."""
+        return next((r for r in reversed(self.rounds()) if r.outcome == PROPOSED), None)
 
     def rounds(self) -> list[Round]:
         """Return every round, oldest first."""

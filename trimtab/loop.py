@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from trimtab import champion, first, page, round
+from trimtab import approval, champion, first, page, round
 from trimtab.decide import decide
 from trimtab.errors import InputError
 from trimtab.history import Round, WindowRecord
@@ -133,6 +133,7 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     paced = parts.executor.call(f"time the champion after window {number}", keeps_pace, parts, serving, number)
     parts.journal.record_findings(paced, serving.version, number)
     late_problems, late = judge_labels(parts, serving, number)
+    approval.expire(parts, number)
     decision = decide(parts, serving, number)
     asked = None
     if decision.action is Action.OPTIMIZE:

@@ -12,7 +12,7 @@ from trimtab.benchmark import CONFIDENCE
 from trimtab.entry import Entry
 from trimtab.errors import InputError, PluginError, ServiceError, TrimtabError
 from trimtab.explore import Costs, Explorer
-from trimtab.history import Promotion, Round
+from trimtab.history import PROPOSED, Promotion, Round
 from trimtab.journal import LEASE_SECONDS
 from trimtab.jury import good_enough, judge, winners
 from trimtab.lineage import Context, outcome_tags, with_promoted
@@ -25,7 +25,16 @@ from trimtab.runtime import CHAMPION
 from trimtab.search import Search, by_quality
 from trimtab.stand import Stand, bench_of, context_of, kitchen, loadable, take
 
-__all__ = ["log_candidates", "optimize", "register", "request", "request_by_hand"]
+__all__ = [
+    "gained",
+    "log_candidates",
+    "optimize",
+    "promote_all",
+    "recorded",
+    "register",
+    "request",
+    "request_by_hand",
+]
 
 
 def request(parts: Parts, window: int, cause: str, reasons: Sequence[str]) -> Round:
@@ -98,8 +107,8 @@ def _refuse_deadly(parts: Parts, asked: Round) -> None:
 
 def _give_up(parts: Parts, asked: Round, error: str) -> None:
     """Close a round that raised, with what it had decided and what of it was done."""
-    promoted = [p.alias for p in parts.journal.promotions(None) if _is_of(asked, p)]
-    decided = _recorded(parts, asked, "decided")
+    promoted = [p.alias for p in parts.journal.promotions(None) if asked.made(p)]
+    decided = recorded(parts, asked, "decided")
     outcome = "lost" if decided is None else _outcome(decided, promoted)
     outcome = "failed" if outcome == "lost" else outcome
     detail = {"error": error} | ({} if decided is None else with_promoted(decided["detail"], promoted))
@@ -110,21 +119,16 @@ def _give_up(parts: Parts, asked: Round, error: str) -> None:
 def _close_run(parts: Parts, asked: Round, outcome: str, version: int | None) -> None:
     """Close the registry's run of a round that is closed, if one was begun; the journal is what counts."""
     try:
-        begun = _recorded(parts, asked, "logged")
+        begun = recorded(parts, asked, "logged")
         if begun is not None:
             parts.registry.close_round(begun["run"], outcome, outcome_tags(outcome, version))
     except Exception as error:  # a stranger's registry may raise anything, and must not hide what came before
         parts.journal.record("error", {"run": asked.operation, "message": str(error)})
 
 
-def _recorded(parts: Parts, asked: Round, kind: str) -> Mapping[str, Any] | None:
+def recorded(parts: Parts, asked: Round, kind: str) -> Mapping[str, Any] | None:
     """Return what was written down first of a kind for a round, by whatever process."""
     return next((d for _, _, d in parts.journal.records(kind) if d["round"] == asked.operation), None)
-
-
-def _is_of(asked: Round, promotion: Promotion) -> bool:
-    """Tell whether a promotion, on whatever target, came of a round."""
-    return promotion.operation == asked.operation or promotion.operation.startswith(f"{asked.operation}:")
 
 
 def _run(parts: Parts, asked: Round) -> None:
@@ -132,7 +136,7 @@ def _run(parts: Parts, asked: Round) -> None:
     if champion.reconcile(parts) is None or any(r.cause == "first" and r.open for r in parts.journal.rounds()):
         raise InputError("the first champion is not complete: run the project once before asking for a round")
     _refuse_deadly(parts, asked)
-    decided = _recorded(parts, asked, "decided")
+    decided = recorded(parts, asked, "decided")
     if decided is None:
         promotions = parts.journal.promotions(None)
         if _overtaken(asked, promotions):
@@ -147,7 +151,7 @@ def _overtaken(asked: Round, promotions: Sequence[Promotion]) -> bool:
 
     A target that the project gained since begins with the champion that it had: nothing moved.
     """
-    return any(p.epoch > asked.epoch and p.kind != "first" and not _is_of(asked, p) for p in promotions)
+    return any(p.epoch > asked.epoch and p.kind != "first" and not asked.made(p) for p in promotions)
 
 
 def _decide(parts: Parts, stand: Stand) -> Mapping[str, Any]:
@@ -174,7 +178,7 @@ def _decide(parts: Parts, stand: Stand) -> Mapping[str, Any]:
         "detail": stand.context.detail(entries, won, versions, challenger, spared),
     }
     parts.journal.record("decided", decided, f"decided:{stand.asked.operation}")
-    return _recorded(parts, stand.asked, "decided") or decided  # another's, where this process slept and lost its lease
+    return recorded(parts, stand.asked, "decided") or decided  # another's, where this process slept and lost its lease
 
 
 def _climb(parts: Parts, stand: Stand) -> tuple[list[Entry], list[str]]:
@@ -268,15 +272,26 @@ def log_candidates(parts: Parts, context: Context, run: str, entries: Sequence[E
 def _carry_out(parts: Parts, asked: Round, decided: Mapping[str, Any]) -> None:
     """Promote what was decided, and close the round."""
     versions, challenger = decided["versions"], decided["challenger"]
-    promoted = _promote(parts, asked, versions)
+    if versions and parts.project.promotion.mode == "manual":
+        _propose(parts, asked, decided)
+        return
+    promoted = promote_all(parts, asked, versions)
     if challenger is not None:
         parts.registry.set_alias(CHALLENGER, challenger)
     outcome = _outcome(decided, promoted)
     detail = with_promoted(decided["detail"], promoted)
     if CHAMPION in promoted:
-        detail |= _gained(parts, asked, detail["champion"], versions[CHAMPION])
+        detail |= gained(parts, asked, detail["champion"], versions[CHAMPION])
     parts.registry.close_round(decided["run"], outcome, outcome_tags(outcome, detail["version"]))
     parts.journal.close_round(asked.operation, outcome, detail)
+
+
+def _propose(parts: Parts, asked: Round, decided: Mapping[str, Any]) -> None:
+    """Close the round with its winner as the challenger: a person says what becomes of it."""
+    versions = decided["versions"]
+    parts.registry.set_alias(CHALLENGER, versions.get(CHAMPION, next(iter(versions.values()))))
+    parts.registry.close_round(decided["run"], PROPOSED, outcome_tags(PROPOSED, None))
+    parts.journal.close_round(asked.operation, PROPOSED, with_promoted(decided["detail"], ()))
 
 
 def _outcome(decided: Mapping[str, Any], promoted: Sequence[str]) -> str:
@@ -335,8 +350,22 @@ def _run_of(parts: Parts, context: Context, run: str, entry: Entry, alias: str, 
     return parts.executor.call(f"log {log.name}", parts.registry.log_candidate, run, log)
 
 
-def _promote(parts: Parts, asked: Round, versions: Mapping[str, int]) -> list[str]:
-    """Promote on each target, and return the aliases that moved; another's promotion in between ends it."""
+def promote_all(
+    parts: Parts,
+    asked: Round,
+    versions: Mapping[str, int],
+    kind: str = "promote",
+    detail: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Promote on each target, and return the aliases that moved; another's promotion in between ends it.
+
+    Parameters
+    ----------
+    versions
+        By the alias of each target's champion.
+    kind, detail
+        Of the promotions.
+    """
     moved: list[str] = []
     for alias, version in versions.items():
         promotions = parts.journal.promotions(None)
@@ -344,13 +373,13 @@ def _promote(parts: Parts, asked: Round, versions: Mapping[str, int]) -> list[st
         mine = any(p.operation == operation for p in promotions)
         if not mine and _overtaken(asked, promotions):
             break
-        if champion.promote(parts, operation, version, promotions[-1].epoch, "promote", {}, alias) is None:
+        if champion.promote(parts, operation, version, promotions[-1].epoch, kind, detail or {}, alias) is None:
             break
         moved.append(alias)
     return moved
 
 
-def _gained(parts: Parts, asked: Round, before: int, version: int) -> dict[str, Any]:
+def gained(parts: Parts, asked: Round, before: int, version: int) -> dict[str, Any]:
     """Return what was gained over the first champion; nothing where that can no longer be measured."""
     try:
         context = context_of(parts, asked, champion.load(parts, before))

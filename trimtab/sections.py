@@ -461,6 +461,22 @@ class RegistrySettings(Section):
     url: str | None = None
 
 
+class PromotionSettings(Section):
+    """Who promotes what the gate has proven; ``promotion: manual`` is short for that mode.
+
+    Parameters
+    ----------
+    mode
+        ``automatic``: the round itself. ``manual``: a person, with ``trimtab promote``; until then the winner has
+        the alias ``challenger``, and no other round starts.
+    expires
+        Windows after which a proposal that nobody answered is void.
+    """
+
+    mode: Literal["automatic", "manual"] = "automatic"
+    expires: Windows = 4
+
+
 class JournalSettings(Section):
     """Where the journal is kept: a SQLAlchemy URL; by default a SQLite file in the project's home."""
 

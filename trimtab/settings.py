@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -31,6 +31,7 @@ from trimtab.sections import (
     ModelSettings,
     MonitorsSettings,
     OptimizeSettings,
+    PromotionSettings,
     RegistrySettings,
     ScheduleSettings,
     SourceSettings,
@@ -43,6 +44,10 @@ __all__ = ["Project"]
 
 ENVIRONMENT_PREFIX = "TRIMTAB_"
 WEEKS = 52.0
+
+
+def _mode(value: object) -> object:
+    return {"mode": value} if isinstance(value, str) else value
 
 
 class Project(BaseSettings):
@@ -72,6 +77,7 @@ class Project(BaseSettings):
     monitors: MonitorsSettings = MonitorsSettings()
     trigger: Trigger = Trigger()
     schedule: ScheduleSettings = ScheduleSettings()
+    promotion: Annotated[PromotionSettings, BeforeValidator(_mode)] = PromotionSettings()
     targets: tuple[Target, ...] = Field(default=(Target(),), min_length=1)
     optimize: OptimizeSettings = OptimizeSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()

@@ -62,7 +62,9 @@ def _targets(promotions: Sequence[Promotion]) -> dict[str, int]:
 
 
 def waiting(journal: Journal) -> str | None:
-    """Return what a person is asked for since the same is broken in window after window; None: nothing is."""
+    """Return what a person is asked for: an approval, or to mend what breaks again and again; None: nothing is."""
+    if (proposal := journal.proposed()) is not None:
+        return f"what {proposal.operation} proposed waits for trimtab promote, or trimtab reject"
     windows = journal.windows()
     if not windows or windows[-1].number not in journal.quarantined():
         return None

@@ -272,6 +272,8 @@ class Trigger(BaseModel):
 
     def _held(self, window: int, state: State) -> str | None:
         """Say why no round may start now, or None."""
+        if state.proposed is not None:
+            return f"no round: what {state.proposed} proposed waits for trimtab promote, or trimtab reject"
         if state.last is not None and window - state.last <= self.cooldown:
             return f"cooling down: the last round ran after window {state.last}, cooldown {self.cooldown}"
         if spent := self.budget.spent(window, state):

@@ -19,7 +19,7 @@ from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 
 from trimtab.errors import ServiceError
-from trimtab.history import Round
+from trimtab.history import PROPOSED, Round
 from trimtab.loop import Report
 from trimtab.monitor import Answer, Finding
 from trimtab.parts import Parts
@@ -44,6 +44,7 @@ ROUND_REQUESTED = "trimtab.round.requested"
 ROUND_CLOSED = "trimtab.round.closed"
 DOCTOR = "doctor:"
 """Begins an operation that is no round."""
+_WAITS = ["", "**It waits for a person**: `trimtab promote CONFIG`, or `trimtab reject CONFIG`, each with `--reason`."]
 NAMESPACE = uuid5(NAMESPACE_DNS, "trimtab.events")
 
 P = ParamSpec("P")
@@ -160,7 +161,12 @@ def _page(parts: Parts, done: Round, candidates: Sequence[dict[str, Any]]) -> li
         *_bullets("Because", done.reasons),
         *_bullets("Found", [_found(f) for f in found_at(parts, done.window)]),
         *_bullets("Failed", [error] if error else []),
-        *([] if winner is None else ["", f"Champion: version {version}, {_plain(winner['recipe'])}{before}."]),
+        *(_WAITS if done.outcome == PROPOSED else []),
+        *(
+            []
+            if winner is None or done.outcome == PROPOSED
+            else ["", f"Champion: version {version}, {_plain(winner['recipe'])}{before}."]
+        ),
         *_bullets("Verdicts", [f"{c['recipe']}: {c['outcome']}; {'; '.join(c['reasons'])}" for c in candidates]),
         *_links(parts, done.window),
     ]

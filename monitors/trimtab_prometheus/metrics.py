@@ -17,7 +17,7 @@ from trimtab_prometheus.reading import Reading, Told
 
 __all__ = ["LABELS", "METRICS", "Meaning", "families"]
 
-OUTCOMES = ("promoted", "degraded", "kept", "lost", "failed")
+OUTCOMES = ("promoted", "proposed", "rejected", "degraded", "kept", "lost", "failed")
 KINDS = ("first", "promote", "approved", "rollback", "repair")
 CAUSES = ("worse", "estimated", "slower", "moved", "grown", "rows", "every")
 MANUAL = "manual"
