@@ -136,7 +136,7 @@ def test_what_configures_trimtab_by_the_environment_is_a_setting(monkeypatch: py
     monkeypatch.setenv("TRIMTAB_REGISTRY__URL", of_compose["TRIMTAB_REGISTRY__URL"])
     project = Project.load(OVERLAY / "churn.yaml")
     assert project.registry_url == "http://mlflow:5000"
-    assert project.folder == Path("/work/.trimtab/churn")
+    assert project.folder == Path("/srv/trimtab/.trimtab/churn")
     assert "prefect:4200/api" in of_compose["PREFECT_API_URL"]
 
 
