@@ -27,7 +27,7 @@ def describe(journal: Journal, registry: Registry | None) -> dict[str, Any]:
         Asked for aliases and versions; a silent one is told as ``registry_up: false``.
     """
     promotions, rounds = journal.promotions(), [r for r in journal.rounds() if r.cause != "first"]
-    asked = waiting(journal)
+    asked = waiting(journal) or _approval(journal)
     return {
         "project": journal.project,
         "metric": _metric(journal),
@@ -61,10 +61,14 @@ def _targets(promotions: Sequence[Promotion]) -> dict[str, int]:
     return {p.alias: p.version for p in promotions}
 
 
+def _approval(journal: Journal) -> str | None:
+    """Return what waits for a person's approval; None: nothing does."""
+    asked = journal.proposed()
+    return None if asked is None else f"what {asked.operation} proposed waits for trimtab promote, or trimtab reject"
+
+
 def waiting(journal: Journal) -> str | None:
-    """Return what a person is asked for: an approval, or to mend what breaks again and again; None: nothing is."""
-    if (proposal := journal.proposed()) is not None:
-        return f"what {proposal.operation} proposed waits for trimtab promote, or trimtab reject"
+    """Return what a person is asked for since the same is broken in window after window; None: nothing is."""
     windows = journal.windows()
     if not windows or windows[-1].number not in journal.quarantined():
         return None

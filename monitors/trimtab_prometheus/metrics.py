@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from trimtab.history import Promotion, Quality, WindowRecord, degraded
+from trimtab.history import PROPOSED, Promotion, Quality, WindowRecord, degraded
 from trimtab.runtime import CHAMPION
 from trimtab.trigger import Action
 from trimtab_prometheus.reading import Reading, Told
@@ -289,6 +289,12 @@ METRICS: tuple[Meaning, ...] = (
         "gauge",
         "1 while a person is asked for, since the same is broken in window after window, else 0.",
         _told(lambda t: t.waiting),
+    ),
+    Meaning(
+        "trimtab_project_proposed",
+        "gauge",
+        "1 while the winner of a round waits for a person's approval, else 0.",
+        _told(lambda t: any(r.outcome == PROPOSED for r in t.rounds)),
     ),
     Meaning(
         "trimtab_last_check_timestamp_seconds",
