@@ -16,14 +16,14 @@ PACKAGES := $(sort $(wildcard trimtab plugins/* monitors/* flows/*))
 STAMP := $(shell echo "$(PACKAGES)" | cksum | cut -d' ' -f1)
 
 .PHONY: demo test test-servers soak check format docs clean
-.PHONY: bench-rounds bench-kill bench-seeds bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring bench-scrape
+.PHONY: bench-rounds bench-kill bench-seeds bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring bench-scrape bench-loop
 
 demo: $(VENV)/.installed-$(STAMP)
 	$(BIN)/trimtab demo
 
 # Needs no root and no server: a test of a server that is not on the machine is left out, with the reason.
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 30
 
 # Those alone that need real servers; one that is missing is a failure.
 test-servers: $(VENV)/.testing-$(STAMP)
@@ -37,6 +37,7 @@ check: $(VENV)/.testing-$(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks/*.py
 	$(BIN)/lint-imports
 
 format: $(VENV)/.testing-$(STAMP)
@@ -47,7 +48,7 @@ bench-rounds bench-kill bench-seeds: $(VENV)/.installed-$(STAMP)
 	$(BIN)/python benchmarks/$(subst bench-,,$@).py
 
 # QUICK=1: at most ten minutes, and figures that say little. They need the extras, which development installs.
-bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring bench-scrape: $(VENV)/.testing-$(STAMP)
+bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring bench-scrape bench-loop: $(VENV)/.testing-$(STAMP)
 	$(BIN)/python benchmarks/$(subst bench-,,$@).py $(if $(QUICK),--quick)
 
 docs: $(VENV)/.testing-$(STAMP)

@@ -169,7 +169,7 @@ class Watched:
         )
         (folder / "model").mkdir()
         model = Classifier(NETWORK, network, epochs=epochs).fit(data, Job(folder / "model", seed, images.schema))
-        session = TorchRuntime(NETWORK).load(model)
+        session = TorchRuntime(factory=NETWORK).load(model)
         return cls(
             images,
             session,

@@ -165,10 +165,10 @@ def single_tools(parts: Parts, size: Size) -> dict[str, Loadable]:
 def timed(base: Loadable, rivals: Mapping[str, Loadable], rows: Rows, batch: int, seconds: float) -> dict[str, Any]:
     """Time every rival beside the float network."""
     found = compare(base, rivals, rows, batch=batch, seconds=seconds, confidence=0.95, seed=1)
-    failed = [f"{name}: {latency}" for name, latency in found.items() if isinstance(latency, ArtifactError)]
-    if failed:
+    timings = {name: latency for name, latency in found.items() if not isinstance(latency, ArtifactError)}
+    if failed := [f"{name}: {found[name]}" for name in found.keys() - timings.keys()]:
         raise SystemExit("; ".join(failed))
-    return {name: dataclasses.asdict(latency) for name, latency in found.items()}  # type: ignore[call-overload]
+    return {name: dataclasses.asdict(latency) for name, latency in timings.items()}
 
 
 def change(base: Answers, rival: Answers) -> Interval:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trimtab import cli
+from trimtab.cli import terminal
 from trimtab.history import Round
 from trimtab.journal import Journal
 
@@ -158,7 +159,7 @@ def main() -> None:
     seed = 0
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
         console = Console()
-        cli.out.file, cli.err.file = nowhere, nowhere
+        terminal.out.file, terminal.err.file = nowhere, nowhere
         left = follow(Path(folder), window=2000, epochs=5, candidates=5, seed=seed)
     table = Table("", "outcome", "serves", "proven gain", "parent B", "model B", "accuracy", "anchor's")
     for number, r in enumerate(left, 1):

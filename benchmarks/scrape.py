@@ -6,11 +6,10 @@ A scrape is timed from outside, over HTTP, after nobody wrote, after one project
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
-import socket
 import sqlite3
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from figures import save
 from mlflow import MlflowClient
 from rich.console import Console
 from rich.table import Table
+from servers import LOOPBACK, answered, free_port, running
 
 from trimtab.history import Labelled, Quality
 from trimtab.journal import Journal
@@ -34,7 +34,18 @@ from trimtab.trigger import Action, Decision
 from trimtab_prometheus.exporter import SETTLED_SECONDS, exposed
 
 PROJECTS, WINDOWS, COLUMNS, TIMES = 200, 100, 25, 5
-TABLES = ("projects", "windows", "findings", "labels", "qualities", "splits", "rounds", "promotions", "records")
+TABLES = (
+    "projects",
+    "windows",
+    "findings",
+    "labels",
+    "qualities",
+    "splits",
+    "rounds",
+    "promotions",
+    "records",
+    "changes",
+)
 
 
 def main() -> None:
@@ -94,12 +105,7 @@ def made(place: Path, number: int, url: str) -> Project:
     if number:
         home.mkdir()
         shutil.copy(place / "p0" / "journal.db", home)
-        with sqlite3.connect(home / "journal.db") as database:
-            database.execute("PRAGMA foreign_keys=OFF")
-            for table in TABLES:
-                column = "name" if table == "projects" else "project"
-                database.execute(f"UPDATE {table} SET {column} = ?", (name,))  # noqa: S608 (a list of ours)
-        database.close()
+        rename(home / "journal.db", name)
     return Project.model_validate(
         {
             "name": name,
@@ -110,6 +116,16 @@ def made(place: Path, number: int, url: str) -> Project:
             "registry": {"url": url},
         }
     )
+
+
+def rename(journal: Path, name: str) -> None:
+    """Make a copy of one project's journal another project's."""
+    with sqlite3.connect(journal) as database:
+        database.execute("PRAGMA foreign_keys=OFF")
+        for table in TABLES:
+            column = "name" if table == "projects" else "project"
+            database.execute(f"UPDATE {table} SET {column} = ?", (name,))  # noqa: S608 (a list of ours)
+    database.close()
 
 
 def written(file: Path) -> None:
@@ -141,29 +157,12 @@ def mlflow_server(place: Path, number: int) -> Iterator[str]:
         for _ in range(3):
             client.create_model_version(name, source=str(place), run_id=None)
         client.set_registered_model_alias(name, "champion", "3")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    where = ["--backend-store-uri", store, "--artifacts-destination", str(place)]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with (place / "mlflow.log").open("w") as log:
-        server = subprocess.Popen([*command, *where], stdout=log, stderr=log)
-    try:
-        url = f"http://127.0.0.1:{port}"
+    port, where = free_port(), ["--backend-store-uri", store, "--artifacts-destination", str(place)]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
+    with (place / "mlflow.log").open("w") as log, running([*command, *where], {**os.environ}, log.fileno()):
+        url = f"http://{LOOPBACK}:{port}"
         answered(f"{url}/health")
         yield url
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-def answered(url: str) -> None:
-    for _ in range(120):
-        try:
-            urllib.request.urlopen(url, timeout=2).close()  # noqa: S310 (our own loopback address)
-            return
-        except OSError:
-            time.sleep(1)
-    raise TimeoutError(f"{url} did not answer")
 
 
 if __name__ == "__main__":

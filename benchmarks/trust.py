@@ -61,7 +61,7 @@ class Slow:
 
     def __init__(self, session: Session, feed: Arrays) -> None:
         self._session = session
-        times = []
+        times: list[int] = []
         end = time.perf_counter() + 0.02
         while len(times) < 4 or time.perf_counter() < end:
             begin = time.perf_counter_ns()

@@ -51,13 +51,15 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "benchmark": typed.BenchmarkSettings,
     "benchmark.energy": typed.EnergySettings,
     "gate": Gate,
+    "runner": typed.RunnerSettings,
     "registry": typed.RegistrySettings,
     "promotion": typed.PromotionSettings,
+    "rollout": typed.RolloutSettings,
     "schedule": typed.ScheduleSettings,
     "journal": typed.JournalSettings,
 }
 BOUNDS = {annotated_types.Gt: ">", annotated_types.Ge: ">=", annotated_types.Lt: "<", annotated_types.Le: "<="}
-PLUGINS: tuple[discover.Kind, ...] = ("trainers", "monitors", "metrics", "runtimes", "samplers", "meters")
+PLUGINS: tuple[discover.Kind, ...] = ("trainers", "monitors", "metrics", "runtimes", "samplers", "meters", "runners")
 
 
 def main() -> None:

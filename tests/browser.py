@@ -38,6 +38,11 @@ class Browser:
     def ask(self, script: str) -> Any:
         return self.driver.execute_script(f"return {script}")
 
+    def click(self, words: str) -> bool:
+        """Click what says these words and nothing else; False where nothing does yet."""
+        said = f"e => !e.children.length && e.textContent.trim() === {json.dumps(words)}"
+        return bool(self.ask(f"[...document.querySelectorAll('*')].filter({said}).map(e => e.click()).length"))
+
     def complaints(self) -> list[str]:
         """What stands in the console since the last time."""
         return [entry["message"] for entry in self.driver.get_log("browser")]

@@ -1,5 +1,6 @@
 """The smallest real parts: rows in memory, nearest centroids in JSON, a monitor of means; no torch, milliseconds."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from trimtab import discover
 from trimtab.artifact import FLOAT, ONNX, Model, read_json, write_json
 from trimtab.data import Data, Role
 from trimtab.errors import ArtifactError, DataError
-from trimtab.monitor import Answer, Case, Finding, OnDraw, Sample
+from trimtab.monitor import Answer, Case, Finding, Never, OnDraw, Sample, Summary
 from trimtab.parts import Parts, assemble
 from trimtab.registry import MemoryRegistry
 from trimtab.settings import Project
@@ -236,6 +237,40 @@ class Explode:
         raise ZeroDivisionError("on purpose")
 
 
+MARKS = "TRIMTAB_TEST_MARKS"
+"""Environment variable that names the folder in which processes leave their marks."""
+
+
+@dataclass(frozen=True)
+class Whose:
+    """Compressing, and writing down which process did."""
+
+    which: int = 0
+
+    about: ClassVar[About] = About(name="whose", takes=FLOAT, gives=FLOAT, smaller=True)
+
+    def apply(self, model: Model, data: Data, job: Job) -> Model:
+        Path(os.environ[MARKS], f"{self.which}.{os.getpid()}").touch()
+        return save(job.folder, FLOAT, centroids_in(model) + self.which / 100, 9)
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Compressing nothing; it kills the process that builds it, ``times`` times."""
+
+    which: int = 0
+    times: int = 99
+
+    about: ClassVar[About] = About(name="deadly", takes=FLOAT, gives=FLOAT, smaller=True)
+
+    def apply(self, model: Model, data: Data, job: Job) -> Model:
+        marks = Path(os.environ[MARKS])
+        if len(list(marks.glob("killed.*"))) < self.times:
+            (marks / f"killed.{os.getpid()}").touch()
+            os.kill(os.getpid(), 9)
+        return save(job.folder, FLOAT, centroids_in(model), 9)
+
+
 class CentroidSession:
     """The nearest centroid as a linear model: |x - c|^2 less what all classes share."""
 
@@ -367,6 +402,16 @@ class Raises(OnDraw):
         raise RuntimeError("no luck today")
 
 
+class Sums(Never):
+    """Keeps the sums of columns, whose last bits depend on the order of adding."""
+
+    def summarize(self, fitted: Summary, batch: Sample) -> Summary:
+        return {"sums": batch.frame.sum(numeric_only=True).to_numpy(np.float64)}
+
+    def add(self, fitted: Summary, one: Summary, other: Summary) -> Summary:
+        return {"sums": one["sums"] + other["sums"]}
+
+
 ENTRY_POINTS: dict[str, dict[str, str]] = {
     "sources": {"frames": "Frames"},
     "trainers": {"centroid": "CentroidTrainer"},
@@ -379,6 +424,8 @@ ENTRY_POINTS: dict[str, dict[str, str]] = {
         "linger": "Linger",
         "spoil": "Spoil",
         "explode": "Explode",
+        "whose": "Whose",
+        "deadly": "Deadly",
     },
     "runtimes": {"numpy": "CentroidRuntime", "slow": "SlowRuntime"},
     "monitors": {"guard": "Guard", "means": "Means", "accuracy": "Accuracy", "raises": "Raises"},

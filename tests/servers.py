@@ -1,9 +1,12 @@
 """Real servers for tests: which programs each needs, and how one is started on the loopback and ended again."""
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.parse
@@ -11,8 +14,11 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 ROOT = Path(__file__).parents[1]
 CONFIGURATION = ROOT / "deploy" / "prometheus"
@@ -147,14 +153,16 @@ def prometheus(folder: Path, exporter: str, alertmanager: str = "127.0.0.1:9") -
 
 
 @contextmanager
-def alertmanager(folder: Path, webhook: str, token: str) -> Iterator[str]:
-    """Start Alertmanager with the file that trimtab ships, its two places filled in; yield its ``host:port``."""
+def alertmanager(folder: Path, webhook: str, token: str, hook: str = "http://127.0.0.1:9/alerts") -> Iterator[str]:
+    """Start Alertmanager with the file that trimtab ships, its places filled in; yield its ``host:port``."""
     secret, file, listen = folder / "token", folder / "alertmanager.yml", f"127.0.0.1:{free_port()}"
     secret.write_text(token)
     text = (CONFIGURATION / "alertmanager.yml").read_text()
     for placeholder, value in (
         ("https://webhook.invalid/REPLACE-ME", webhook),
         ("/etc/alertmanager/secrets/webhook-token", str(secret)),
+        ("http://hook:9465/alerts", hook),
+        ("/etc/alertmanager/secrets/hook-token", str(secret)),
         ("group_wait: 10s", "group_wait: 1s"),
         ("group_interval: 1m", "group_interval: 2s"),
     ):
@@ -170,3 +178,68 @@ def alertmanager(folder: Path, webhook: str, token: str) -> Iterator[str]:
     ]
     with running(command, folder / "alertmanager.log", f"http://{listen}/-/ready"):
         yield listen
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A PostgreSQL server; its addresses hold a password, which nothing may show."""
+
+    port: int
+    folder: Path
+    numbers: Iterator[int]
+
+    PASSWORD = "open-sesame"  # noqa: S105 (of a server that lives for a test)
+
+    def address(self, database: str, driver: str = "postgresql+psycopg") -> str:
+        return f"{driver}://trimtab:{self.PASSWORD}@127.0.0.1:{self.port}/{database}"
+
+    def database(self) -> str:
+        """Make a new database, and return its address."""
+        name = f"d{next(self.numbers)}"
+        with self.connect("postgres") as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.address(name)
+
+    def connect(self, database: str) -> psycopg.Connection:
+        return psycopg.connect(self.address(database, "postgresql"), autocommit=True)
+
+    def answers(self) -> bool:
+        try:
+            self.connect("postgres").close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@contextmanager
+def postgresql() -> Iterator[Postgres]:
+    """Run a PostgreSQL of our own, whose language sorts words unlike SQLite does; root may not, so postgres does."""
+    # not below a test's own folder, which another user may not enter
+    folder = Path(tempfile.mkdtemp(prefix="trimtab-postgresql-", dir=os.environ.get("TMPDIR", "/tmp")))  # noqa: S108
+    password, log = folder / "password", folder / "log"
+    password.write_text(Postgres.PASSWORD)
+    log.touch()
+    owner = "postgres" if os.getuid() == 0 else None
+    if owner is not None:
+        for path in (folder, password, log):
+            shutil.chown(path, owner)
+    asked: dict[str, Any] = {"cwd": folder, "user": owner, "env": {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}}
+    find, data = SERVERS["postgresql"].find, str(folder / "data")
+    language = ["--locale-provider=icu", "--icu-locale=en-US", "--encoding=UTF8"]
+    login = ["--username=trimtab", f"--pwfile={password}", "--auth=scram-sha-256"]
+    command = [str(find("initdb")), f"--pgdata={data}", "--no-sync", *language, *login]
+    made = subprocess.run(command, **asked, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stdout + made.stderr
+    server = Postgres(free_port(), folder, count(1))
+    flags = {"port": server.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": folder, "fsync": "off"}
+    options = [word for name, value in flags.items() for word in ("-c", f"{name}={value}")]
+    with log.open("w") as told:
+        process = subprocess.Popen([str(find("postgres")), "-D", data, *options], **asked, stdout=told, stderr=told)
+    try:
+        until(lambda: process.poll() is not None or server.answers(), 60, log.read_text)
+        assert process.poll() is None, log.read_text()
+        yield server
+    finally:
+        process.send_signal(signal.SIGINT)  # ends the connections that there are, and then itself
+        process.wait(30)
+        shutil.rmtree(folder)

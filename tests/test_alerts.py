@@ -105,16 +105,22 @@ def test_alertmanager_takes_its_configuration_and_sends_what_somebody_must_do_so
     file = str(CONFIGURATION / "alertmanager.yml")
     checked = subprocess.run([amtool, "check-config", file], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    for severity, receiver in (("critical", "webhook"), ("warning", "webhook"), ("info", "nobody")):
-        route = [amtool, "config", "routes", "test", f"--config.file={file}", f"severity={severity}", "alertname=A"]
+    for labels, receiver in (
+        ("severity=critical alertname=A", "webhook"),
+        ("severity=warning alertname=A", "webhook"),
+        ("severity=info alertname=A", "nobody"),
+        ("severity=warning alertname=TrimtabModelWorse", "rounds,webhook"),
+        ("severity=warning alertname=A trimtab_round=true", "rounds,webhook"),
+    ):
+        route = [amtool, "config", "routes", "test", f"--config.file={file}", *labels.split()]
         assert subprocess.run(route, capture_output=True, text=True, check=True).stdout.strip() == receiver
 
 
 def test_what_must_be_filled_in_is_marked_and_no_secret_is_kept() -> None:
     told = yaml.safe_load((CONFIGURATION / "alertmanager.yml").read_text())
     hooks = [hook for receiver in told["receivers"] for hook in receiver.get("webhook_configs", ())]
-    assert [hook["url"] for hook in hooks] == ["https://webhook.invalid/REPLACE-ME"]
-    assert {*hooks[0]["http_config"]["authorization"]} == {"type", "credentials_file"}
+    assert [h["url"] for h in hooks] == ["http://hook:9465/alerts", "https://webhook.invalid/REPLACE-ME"]
+    assert all({*h["http_config"]["authorization"]} == {"type", "credentials_file"} for h in hooks)
 
 
 WITHOUT = """

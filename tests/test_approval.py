@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from tests import fakes
 from trimtab import champion, loop, status
 from trimtab.approval import approve, reject
 from trimtab.errors import InputError
+from trimtab.history import Promotion
+from trimtab.journal import Journal
 from trimtab.loop import Report
 from trimtab.parts import Parts
 from trimtab.registry import CHALLENGER, CHAMPION
@@ -104,13 +107,39 @@ def test_another_promotion_that_came_first_ends_the_proposal(tmp_path: Path) -> 
     champion.promote(parts, "by-hand", 2, champion.newest_epoch(parts), "promote", {})
     with pytest.raises(InputError, match="another promotion came before"):
         approve(there.process(), "ada", "late")
-    assert there.process().journal.proposed() is None
+    assert there.process().journal.waiting() is None
+
+
+def test_a_proposal_that_nobody_can_approve_any_more_holds_no_round_back(tmp_path: Path) -> None:
+    there, _ = proposed(tmp_path)
+    parts = there.process()
+    champion.promote(parts, "by-hand", 2, champion.newest_epoch(parts), "promote", {})
+    fakes.stream(there.stream, fakes.STREAMS[there.stream], *moved(1, 30))
+    run(there.process())
+    (done,) = [r for r in there.process().journal.rounds() if r.cause == "worse"]
+    assert (done.outcome, done.detail["reason"]) == ("lost", "another promotion came first")
+    assert there.process().journal.waiting() is None
+
+
+def test_a_promotion_that_is_remembered_by_the_registry_alone_is_no_rounds_own(tmp_path: Path) -> None:
+    there, _ = proposed(tmp_path)
+    done = approve(there.process(), "ada", "looks right")
+    for file in tmp_path.glob("journal.db*"):
+        file.unlink()
+    parts = there.process()
+    champion.reconcile(parts)
+    rebuilt = parts.journal.promotions()
+    assert [p.version for p in rebuilt] == [1, 2]
+    assert not any(done.made(p) for p in rebuilt)
+    assert champion.anchor(rebuilt[1:]) == champion.anchor(rebuilt) == 2
+    lost = [dataclasses.replace(p, kind="promote") for p in rebuilt[1:]]  # the registry lost the first and the approval
+    assert champion.anchor(lost) == 2
 
 
 def test_an_approval_that_was_cut_off_after_the_promotion_is_carried_out(tmp_path: Path) -> None:
     there, _ = proposed(tmp_path)
     parts = there.process()
-    asked = parts.journal.proposed()
+    asked = parts.journal.waiting()
     assert asked is not None
     champion.promote(parts, asked.operation, 2, asked.epoch, "approved", {"who": "ada"})
     done = reject(there.process(), "bob", "too late")
@@ -126,3 +155,30 @@ def test_a_round_by_hand_is_a_proposal_too_and_status_says_that_it_waits(tmp_pat
     assert told["state"] == "waiting"
     assert "trimtab promote" in told["waiting"]
     assert there.registry.alias(CHAMPION) == 1
+
+
+class LooksTooEarly(Journal):
+    """A journal of which another process writes a promotion between the look for it and its own writing."""
+
+    def __init__(self, there: fakes.World) -> None:
+        super().__init__(there.process().project.journal_url, "p")
+        self.there, self.promotes = there, False
+
+    def promote(self, *given: Any) -> Any:
+        self.promotes = True
+        return super().promote(*given)
+
+    def promotions(self, alias: str | None = CHAMPION) -> list[Promotion]:
+        seen = super().promotions(alias)
+        if self.promotes:
+            self.promotes = False
+            (asked,) = [r for r in self.rounds() if r.outcome == "proposed"]
+            champion.promote(self.there.process(), asked.operation, 2, asked.epoch, "approved", {})
+        return seen
+
+
+def test_two_that_approve_at_the_same_moment_promote_once_and_both_know(tmp_path: Path) -> None:
+    there, _ = proposed(tmp_path)
+    parts = dataclasses.replace(there.process(), journal=LooksTooEarly(there))
+    assert approve(parts, "ada", "looks right").outcome == "promoted"
+    assert [p.version for p in there.process().journal.promotions()] == [1, 2]

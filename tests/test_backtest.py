@@ -21,6 +21,7 @@ from tests import fakes, small
 from trimtab import loop, status
 from trimtab.artifact import sha256_file
 from trimtab.backtest import backtest
+from trimtab.carrier import DirectCarrier
 from trimtab.cli import app
 from trimtab.errors import SettingsError
 from trimtab.executor import Silent
@@ -29,7 +30,6 @@ from trimtab.history import Quality
 from trimtab.journal import Journal
 from trimtab.parts import assemble
 from trimtab.registry import MemoryRegistry
-from trimtab.runner import DirectRunner
 from trimtab.settings import Project
 from trimtab.stretch import EndingSource, Stretch
 from trimtab.trigger import Action, Decision
@@ -292,7 +292,7 @@ def test_a_real_project_is_left_as_it_is_and_its_figures_come_out(tmp_path: Path
         gate={"max_slowdown": 99.0, "min_gain": 99.0, "max_quality_drop": 0.5, "max_total_drop": 0.5},
         trigger={"on": ["every 2 windows"], "cooldown": 0},
     )
-    DirectRunner().watch(config, (), True, Silent())
+    DirectCarrier().watch(config, (), True, Silent())
     home, project = tmp_path / "home", Project.load(config)
     journal = Journal(project.journal_url, "small")
     live = status.describe(journal, None)

@@ -319,7 +319,7 @@ def test_a_person_is_asked_for_and_releases_what_is_right(tmp_path: Path, capsys
         ({"registry": {"kind": "mlfow"}}, ["registry: no registry named 'mlfow'", "Did you mean 'mlflow'?"]),
         ({"registry": {"url": "mlruns"}}, ["registry.url must be a database or an MLflow server, got 'mlruns'"]),
         ({"journal": {"url": "nonsense"}}, ["journal.url is no database's address", "write one such as"]),
-        ({"journal": {"url": "oracel://x/y"}}, ["journal.url oracel://x/y", "install it, or name another"]),
+        ({"journal": {"url": "oracel://x/y"}}, ["journal.url oracel://x/y", "or name another"]),
         ({"source": {"kind": "cvs", "path": "x"}}, ["source: no source named 'cvs'", "Did you mean 'csv'?"]),
         ({"source": {"kind": "csv", "path": "nowhere.csv", "timestamp": "at"}}, ["source.path: no file 'nowhere.csv'"]),
         (

@@ -71,7 +71,7 @@ def test_the_stack_is_whole() -> None:
     assert (
         set(SERVICES)
         == set(WORKLOADS)
-        == {*("postgres", "mlflow", "prefect", "worker", "exporter", "prometheus", "alertmanager", "grafana")}
+        == {*("postgres", "mlflow", "prefect", "worker", "exporter", "hook", "prometheus", "alertmanager", "grafana")}
     )
 
 
@@ -130,7 +130,8 @@ def test_the_command_and_each_option_of_it_exist(name: str) -> None:
 def test_what_configures_trimtab_by_the_environment_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     of_compose = {**SERVICES["worker"]["environment"], **SERVICES["exporter"]["environment"]}
     assert SERVICES["worker"]["environment"] == SERVICES["exporter"]["environment"]
-    for name in ("worker", "exporter"):
+    assert SERVICES["hook"]["environment"] == SERVICES["exporter"]["environment"]
+    for name in ("worker", "exporter", "hook"):
         given = {e["name"]: e.get("value") for e in container(name)["env"]}
         assert given.items() >= of_compose.items()
     monkeypatch.setenv("TRIMTAB_REGISTRY__URL", of_compose["TRIMTAB_REGISTRY__URL"])
@@ -178,7 +179,7 @@ def test_secrets_are_files_that_are_in_no_commit() -> None:
     for file in files:
         assert f"deploy/{file.removeprefix('./')}" in readme, file
     keys = set(re.findall(r"(?:key: |run/secrets/)(\w+)(?=[,}])", json.dumps(OBJECTS).replace('"', "")))
-    assert keys >= {"postgres_password", "grafana_password", "webhook_token"}
+    assert keys >= {"postgres_password", "grafana_password", "webhook_token", "hook_token"}
     assert all(f"--from-literal={k}=" in readme or f"--from-file={k}=" in readme for k in keys if "." not in k)
 
 

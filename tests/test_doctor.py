@@ -67,6 +67,16 @@ def test_an_alias_that_is_missing_or_moved_is_told(tmp_path: Path) -> None:
     assert "it names version 9" in str(moved.problem)
 
 
+@pytest.mark.usefixtures("lock_of_its_own")
+def test_a_registry_that_is_away_hides_no_other_projects_aliases(tmp_path: Path) -> None:
+    (away, first), (there, second) = watched(tmp_path / "away"), watched(tmp_path / "there")
+    for one in (away, there):
+        list(loop.watch(one.process(), replay=True))
+    away.registry.down = True
+    told = [c.problem for c in aliases({**first, **second}, {})]
+    assert told == ["the registry is down", None]
+
+
 def test_an_exporter_that_is_not_there_is_told(tmp_path: Path) -> None:
     _, projects = watched(tmp_path)
     (none,) = examine_scrapes(projects, {})

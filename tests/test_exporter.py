@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import fakes, shelf
+from tests.servers import Postgres
 from trimtab import champion, cli, loop
 from trimtab.errors import InputError
 from trimtab.history import Labelled, Promotion, Round, WindowRecord
@@ -375,6 +376,21 @@ def test_the_budget_is_that_of_the_month_and_in_seconds() -> None:
     assert not samples_of(Reading(weekly(), told))["trimtab_budget_seconds"]
 
 
+def test_what_becomes_of_a_round_later_makes_no_counter_fall(tmp_path: Path) -> None:
+    journal = Journal(f"sqlite:///{tmp_path / 'journal.db'}", "p")
+    journal.begin("{}", "k")
+    journal.request_round("r", 3, "worse", ["worse"])
+    journal.close_round("r", "shadow", {})
+    counted = []
+    for before, after in (("shadow", "proposed"), ("proposed", "promoted"), ("promoted", "rolled back")):
+        journal.settle_round("r", before, after, {})
+        counted.append(samples_of(Reading(weekly(), Told(rounds=tuple(journal.rounds()))))["trimtab_rounds"])
+    for outcome in ("shadow", "proposed", "promoted", "rolled back"):
+        counts = [at[("worse", outcome)] for at in counted]
+        assert counts == sorted(counts)
+        assert counts[-1] == 1
+
+
 def test_every_target_has_its_champion() -> None:
     targets = [{"runtime": "numpy"}, {"name": "edge", "runtime": "numpy"}]
     told = Told(promotions=(change(1, 1, "first"), change(2, 1, "first", "champion-edge"), change(3, 2)))
@@ -403,6 +419,33 @@ def test_a_journal_that_nobody_wrote_to_is_not_read_again(
         parts_of(finished).journal.record("error", {"message": "a test"})
         after = scrape(address)
     assert [value(s, "trimtab_errors_total") for s in (*settled, after)] == [0, 0, 0, 1]
+
+
+@pytest.mark.servers("postgresql")
+def test_a_journal_on_a_server_is_read_again_when_somebody_wrote(
+    tmp_path: Path, postgresql: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, name = postgresql.database(), "trimtab_champion_version"
+    projects = [
+        project_of(shelf.world(tmp_path / f"{n}", f"none-{n}", name=f"p{n}", journal={"url": url})) for n in range(40)
+    ]
+    journals = [Journal(url, p.name) for p in projects]
+    for number, journal in enumerate(journals):
+        journal.begin("{}", "key")
+        journal.restore([Promotion(1, number, "op", "first", {}, "")])
+    with exposed(projects, "127.0.0.1", 0) as address, postgresql.connect(url.rpartition("/")[2]) as connection:
+        first = scrape(address)
+        connection.execute("ALTER TABLE windows RENAME TO hidden")  # whoever reads it now cannot
+        kept = scrape(address)
+        connection.execute("ALTER TABLE hidden RENAME TO windows")
+        journals[7].promote("op2", 70, 1, "promote", {})
+        after = scrape(address)
+        open_now = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+        assert open_now.fetchone()[0] < 20  # type: ignore[index]
+    champions = [[value(s, name, f"p{n}", alias="champion") for n in range(40)] for s in (first, kept, after)]
+    assert champions[0] == champions[1] == [*range(40)]
+    assert champions[2] == [70 if n == 7 else n for n in range(40)]
+    assert postgresql.PASSWORD not in caplog.text
 
 
 def test_two_projects_of_one_name_are_refused(finished: fakes.World) -> None:

@@ -3,8 +3,8 @@
 import multiprocessing
 import os
 import re
-import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import create_engine, text
 
+from tests.servers import Postgres
 from trimtab.errors import InternalError, PluginError, ServiceError, SettingsError
 from trimtab.history import Promotion, Quality
-from trimtab.journal import LEASE_SECONDS, Journal
+from trimtab.journal import Journal
+from trimtab.lease import LEASE_SECONDS
 from trimtab.monitor import Answer, Finding
+from trimtab.tables import SCHEMA_VERSION
 from trimtab.trigger import Action, Decision
 
 FORK = multiprocessing.get_context("fork")
@@ -24,10 +28,9 @@ ALONE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCh
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    address = f"sqlite:///{tmp_path}/deep/journal.db"
-    Journal(address, "p").begin("{}", "key")
-    return address
+def url(database: str) -> str:
+    Journal(database, "p").begin("{}", "key")
+    return database
 
 
 @pytest.fixture
@@ -194,15 +197,47 @@ def test_a_holder_on_another_machine_is_believed_until_its_lease_ends(
     url: str, journal: Journal, left: float, free: bool
 ) -> None:
     journal.request_round("r", 3, "worse", [])
-    alter(url, "update rounds set owner = 'elsewhere:1', lease_until = unixepoch() + ?", left)
+    alter(url, "update rounds set owner = 'elsewhere:1', lease_until = :until", until=time.time() + left)
     with journal.lease("r") as mine:
         assert mine is free
 
 
-def alter(url: str, statement: str, *values: float) -> None:
-    with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
-        connection.execute(statement, values)
-    connection.close()
+def alter(url: str, statement: str, **values: float) -> None:
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text(statement), values)
+    engine.dispose()
+
+
+def test_one_process_watches_and_one_that_died_is_followed_at_once(url: str, journal: Journal, tmp_path: Path) -> None:
+    answer = tmp_path / "answer"
+
+    def try_it() -> None:
+        with Journal(url, "p").watching() as held:
+            answer.write_text(str(held is not None))
+
+    with journal.watching() as held:
+        assert held is not None
+        assert held()
+        with begun(url, "q").watching() as other:
+            assert other is not None
+        in_process(try_it)
+        assert answer.read_text() == "False"
+        alter(url, "update leases set owner = 'elsewhere:1'")  # as if this process had slept
+        assert not held()
+
+    def watch_and_die() -> None:
+        begun(url, "r").watching().__enter__()
+
+    in_process(watch_and_die)
+    with Journal(url, "r").watching() as held:
+        assert held is not None
+
+
+def begun(url: str, project: str) -> Journal:
+    journal = Journal(url, project)
+    journal.begin("{}", "key")
+    return journal
 
 
 # windows, findings, splits: written once
@@ -277,7 +312,9 @@ def test_records_keep_their_order_and_kind(journal: Journal) -> None:
 
 def test_a_journal_of_another_version_is_refused_with_the_way_out(url: str) -> None:
     alter(url, "update meta set value = '99' where key = 'schema_version'")
-    with pytest.raises(ServiceError, match="has schema version 99, this trimtab reads 3; install the trimtab"):
+    with pytest.raises(
+        ServiceError, match=f"has schema version 99, this trimtab reads {SCHEMA_VERSION}; install the trimtab"
+    ):
         Journal(url, "p")
 
 
@@ -286,6 +323,36 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path.write_text("not a database, though as long as the header of one would have to be, and longer than that")
     with pytest.raises(ServiceError, match=r"journal\.db.*check journal\.url"):
         Journal(f"sqlite:///{path}", "p")
+
+
+@pytest.mark.servers("postgresql")
+def test_a_connection_that_a_server_dropped_is_made_again(postgresql: Postgres) -> None:
+    url = postgresql.database()
+    journal = Journal(url, "p")
+    journal.begin("{}", "key")
+    with postgresql.connect(url.rpartition("/")[2]) as connection:
+        others = "datname = current_database() AND pid <> pg_backend_pid()"
+        connection.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")  # noqa: S608
+    journal.record("error", {"after": "a restart"})
+    assert journal.changes() == {"p": 2}
+
+
+@pytest.mark.servers("postgresql")
+def test_a_server_that_takes_no_login_or_is_gone_is_named_without_the_password(postgresql: Postgres) -> None:
+    url = postgresql.database()
+    for wrong in (url.replace(postgresql.PASSWORD, "s3cret"), url.replace(f":{postgresql.port}", ":9")):
+        with pytest.raises(ServiceError, match=r"the journal at postgresql\+psycopg://trimtab:\*\*\*@127") as caught:
+            Journal(wrong, "p")
+        assert "s3cret" not in str(caught.value)
+        assert postgresql.PASSWORD not in str(caught.value)
+
+
+def test_who_writes_is_counted_and_who_reads_is_not(url: str, journal: Journal) -> None:
+    assert journal.windows() == []
+    assert journal.changes() == {"p": 1}
+    Journal(url, "q").begin("{}", "key")
+    Journal(url, "p").record("error", {})
+    assert journal.changes() == {"p": 2, "q": 1}
 
 
 @pytest.mark.parametrize("driver", ["postgresql+nosuchdriver", "nosuchdatabase"])
@@ -300,6 +367,12 @@ def test_an_address_that_is_none_is_refused_without_repeating_it() -> None:
     with pytest.raises(SettingsError, match=r"journal\.url is no database's address") as caught:
         Journal("me:s3cret@localhost", "p")
     assert "s3cret" not in str(caught.value)
+
+
+def test_an_at_in_a_password_is_refused_before_it_is_taken_for_a_host() -> None:
+    with pytest.raises(SettingsError, match="as %40") as caught:
+        Journal("postgresql+psycopg://me:s3@cret@localhost/none", "p")
+    assert "cret" not in str(caught.value).replace("secret", "")
 
 
 def test_a_reader_is_not_held_up_by_many_writers(url: str) -> None:

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from onnx import TensorProto, helper, numpy_helper
 
+from trimtab.address import masked
 from trimtab.artifact import Model
 from trimtab.errors import ArtifactError, InternalError, ServiceError, SettingsError
 from trimtab.registry import (
@@ -43,7 +44,6 @@ from trimtab.runtime import Setup
 from trimtab.testing import yield_checks
 from trimtab_mlflow import MlflowRegistry
 from trimtab_mlflow.datasets import HASHED_ROWS, digest_of
-from trimtab_mlflow.server import shown
 
 ROOT = Path(__file__).parents[1]
 FRAME = pd.DataFrame({"image": [[0.0, 1.0]] * 4, "amount": [1.0, 2.0, np.nan, 4.0], "digit": [0, 1, 0, 1]})
@@ -299,7 +299,7 @@ def test_links_hide_the_password() -> None:
 
 @given(st.text("ABCXYZ0123456789%-_@/#?:", min_size=6))
 def test_no_password_is_shown(password: str) -> None:
-    assert password not in shown(f"postgresql://me:{password}@host:5432/database")
+    assert password not in masked(f"postgresql://me:{password}@host:5432/database")
 
 
 def test_registering_leaves_mlflows_default_address_alone(

@@ -30,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_every_package_and_its_data(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     packages = [p for root in ROOTS for p in root.glob("trimtab*") if (p / "__init__.py").is_file()]
-    assert len(packages) == 12
+    assert len(packages) == 14
     for package in packages:
         assert f"{package.name}/__init__.py" in names
         assert f"{package.name}/py.typed" in names

@@ -15,19 +15,18 @@ import pytest
 from tests import fakes
 from trimtab import loop, tablefile
 from trimtab.errors import ReadError, ServiceError
-from trimtab.executor import Direct, Workers
 from trimtab.files import CsvSource, ParquetSource
 from trimtab.monitor import Never, Sample, Summary
 from trimtab.parts import assemble
 from trimtab.registry import MemoryRegistry
+from trimtab.runner import Processes, Runner, Threads, Workers
 from trimtab.settings import Project
 from trimtab.survey import survey
 from trimtab.window import Feature, Schema, Window
 from trimtab_evidently.drift import Drift
-from trimtab_prefect.executor import PrefectExecutor
 
 ROWS = 5000
-TEAMS = [("threads", 3), ("processes", 2)]
+RUNNERS: list[Runner] = [Threads(3), Processes(2)]
 
 
 def rows(seed: int = 0) -> pd.DataFrame:
@@ -58,8 +57,8 @@ def window(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> Window:
 
 
 @pytest.fixture(scope="module")
-def teams() -> dict[tuple[str, int], Workers]:
-    return {(pool, number): Workers(number, pool) for pool, number in TEAMS}  # type: ignore[arg-type]
+def teams() -> dict[Runner, Workers]:
+    return {runner: Workers(runner) for runner in RUNNERS}
 
 
 @pytest.mark.parametrize(("kind", "count"), [("csv", 3), ("parquet", 12)])
@@ -94,13 +93,13 @@ class Odd:
         return (np.arange(len(batch)) + first) % 2 == 1
 
 
-@pytest.mark.parametrize("team", TEAMS, ids=str)
+@pytest.mark.parametrize("team", RUNNERS, ids=str)
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_whoever_looks_the_result_is_the_same_to_the_last_bit(
     tmp_path: Path,
     kind: str,
-    team: tuple[str, int],
-    teams: dict[tuple[str, int], Workers],
+    team: Runner,
+    teams: dict[Runner, Workers],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monitor, there = Drift(joint=False), window(tmp_path, kind, monkeypatch)
@@ -133,9 +132,9 @@ class Stumbles(Never):
         return {}
 
 
-@pytest.mark.parametrize("team", TEAMS, ids=str)
+@pytest.mark.parametrize("team", RUNNERS, ids=str)
 def test_a_monitor_that_raises_on_a_part_is_named_and_hides_no_other(
-    tmp_path: Path, team: tuple[str, int], teams: dict[tuple[str, int], Workers], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, team: Runner, teams: dict[Runner, Workers], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monitor, there = Drift(joint=False), window(tmp_path, "parquet", monkeypatch)
     fitted = monitor.fit(Sample(SCHEMA, rows(1), inputs=SCHEMA.encode(rows(1))))
@@ -151,13 +150,13 @@ def test_results_come_in_order_and_few_are_waited_for() -> None:
         begun.append(item)
         return -item
 
-    results = Workers(2).map(begin, range(100))
+    results = Workers(Threads(2)).map(begin, range(100))
     assert [next(results) for _ in range(10)] == [-n for n in range(10)]
     assert len(begun) <= 10 + 3
     results.close()  # type: ignore[attr-defined]
     assert len(begun) <= 10 + 3
     with pytest.raises(ReadError, match="no such file"):
-        list(Workers(2).map(refuse, [1, 2, 3]))
+        list(Workers(Threads(2)).map(refuse, [1, 2, 3]))
 
 
 def refuse(item: int) -> int:
@@ -165,16 +164,10 @@ def refuse(item: int) -> int:
 
 
 def test_a_process_that_ends_early_is_told_and_the_next_look_has_new_ones() -> None:
-    workers = Workers(2, "processes")
-    with pytest.raises(ServiceError, match=r"lower monitors\.workers"):
+    workers = Workers(Processes(2))
+    with pytest.raises(ServiceError, match=r"lower runner\.workers"):
         list(workers.map(os._exit, [1, 1, 1]))
     assert list(workers.map(abs, [-1, -2, -3])) == [1, 2, 3]
-
-
-@pytest.mark.parametrize("executor", [Direct, PrefectExecutor])
-def test_an_executor_gives_the_items_to_its_workers(executor: type[Direct | PrefectExecutor]) -> None:
-    assert list(executor(workers=Workers(3)).map("size", len, ["a", "", "bb", "ccc"])) == [1, 0, 2, 3]
-    assert list(executor().map("size", len, ["a", ""])) == [1, 0]
 
 
 @pytest.fixture
@@ -190,18 +183,18 @@ def test_a_project_finds_the_same_with_more_workers(tmp_path: Path) -> None:
     for number, part in enumerate(np.array_split(np.arange(1000), 9)):
         whole.iloc[part].to_csv(tmp_path / f"{number}.csv", index=False)
 
-    def found(**workers: Any) -> Sequence[Any]:
-        home = tmp_path / "-".join(map(str, workers.values()))
+    def found(runner: str | dict[str, Any]) -> Sequence[Any]:
+        home = tmp_path / str(len(str(runner)))
         source = {"kind": "csv", "path": str(tmp_path / "*.csv"), "label": "y", "id": "id"}
         use = ["guard", "means", "accuracy", "evidently.drift"]
-        plain = fakes.settings(home, "", source=source, monitors={"use": use, **workers}, trigger={"on": []})
+        changes = {"source": source, "monitors": {"use": use}, "trigger": {"on": []}, "runner": runner}
+        plain = fakes.settings(home, "", **changes)
         project = Project.model_validate(plain)
         there = assemble(project, registry=MemoryRegistry(home / "registry"))
-        assert there.executor.workers == Workers(**{"number": workers.pop("workers"), **workers})  # type: ignore[attr-defined]
         list(loop.watch(there, replay=True))
         return [json.dumps(f.to_json()) for _, f in there.journal.findings()]
 
-    alone, together = found(workers=1, pool="threads"), found(workers=3, pool="threads")
+    alone, together = found("threads"), found({"kind": "threads", "workers": 3})
     assert alone == together
     assert any("broken" in finding for finding in alone)
     assert any("moved" in finding for finding in alone)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,9 +23,11 @@ from prefect.settings import (
     PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL,
     temporary_settings,
 )
+from prefect.states import Completed, Running
 
 from tests import fakes, shelf
 from trimtab import loop
+from trimtab.carrier import DirectCarrier
 from trimtab.errors import DataError, InputError, PluginError, ServiceError, SettingsError
 from trimtab.executor import Silent
 from trimtab.history import Round
@@ -32,16 +35,16 @@ from trimtab.loop import Report
 from trimtab.monitor import Answer, Finding
 from trimtab.parts import Parts
 from trimtab.round import request, request_by_hand
-from trimtab.runner import DirectRunner
 from trimtab.settings import Project
 from trimtab.trigger import Action
+from trimtab_prefect import deployments as deploying
 from trimtab_prefect import doctor, tell
+from trimtab_prefect.carrier import PrefectCarrier
 from trimtab_prefect.carry import carrying
 from trimtab_prefect.deployments import PrefectScheduler, deployments
 from trimtab_prefect.executor import PrefectExecutor
 from trimtab_prefect.optimize import optimize, optimized
 from trimtab_prefect.rollback import rollback
-from trimtab_prefect.runner import PrefectRunner
 from trimtab_prefect.server import reached
 from trimtab_prefect.watch import watch
 
@@ -278,22 +281,22 @@ def test_prefect_keeps_a_steps_name_and_neither_its_arguments_nor_its_result(
 
 
 @pytest.mark.usefixtures("client")
-def test_the_runner_returns_what_the_direct_runner_returns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_carrier_returns_what_the_direct_carrier_returns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = []
-    for runner in (DirectRunner(), PrefectRunner()):
-        folder = tmp_path / runner.name
+    for carrier in (DirectCarrier(), PrefectCarrier()):
+        folder = tmp_path / carrier.name
         folder.mkdir()
         config = written(shelf.world(folder / "home", drifting("runner")), folder)
-        reports = runner.watch(config, ["trigger.cooldown=0"], True, Silent())
+        reports = carrier.watch(config, ["trigger.cooldown=0"], True, Silent())
         found.append([(r.window, r.decision, r.findings) for r in reports])
     assert found[0] == found[1]
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_runner_runs_a_round_that_a_person_asks_for(client: SyncPrefectClient, tmp_path: Path) -> None:
+def test_the_carrier_runs_a_round_that_a_person_asks_for(client: SyncPrefectClient, tmp_path: Path) -> None:
     there = shelf.world(tmp_path / "home", calm("asked"), name="asked")
     list(loop.watch(there.process(), replay=True))
-    done = PrefectRunner().optimize(written(there, tmp_path), [], "curious", Silent())
+    done = PrefectCarrier().optimize(written(there, tmp_path), [], "curious", "ada", Silent())
     assert (done.cause, done.reasons) == ("manual", ("asked for: curious",))
     assert (done.state, done.outcome) == ("closed", "kept")
     assert [a["type"] for a in artifacts(client, "asked")] == ["table", "markdown"]
@@ -309,13 +312,13 @@ def test_an_error_of_ours_reaches_the_terminal_as_itself_and_without_prefects_wo
     kind: type[Exception],
 ) -> None:
     words = []
-    for runner in (DirectRunner(), PrefectRunner()):
-        folder = tmp_path / runner.name
+    for carrier in (DirectCarrier(), PrefectCarrier()):
+        folder = tmp_path / carrier.name
         folder.mkdir()
         there = shelf.world(folder / "home", calm("raising"))
         there.registry.down = down
         with pytest.raises(kind) as raised:
-            runner.watch(written(there, folder), ["window.start=0"], True, Silent())
+            carrier.watch(written(there, folder), ["window.start=0"], True, Silent())
         words.append(str(raised.value))
     assert words[0] == words[1]
     assert caplog.record_tuples == []  # caplog sees what would reach the root logger's handler, the terminal
@@ -352,7 +355,7 @@ def test_passwords_in_overrides_stay_out_of_a_runs_parameters(client: SyncPrefec
     there = shelf.world(tmp_path / "home", calm("secretive"))
     url = "shelf://me:pa/s@s@host"
     shelf.SHELVES[url] = there.registry
-    PrefectRunner().watch(written(there, tmp_path), [f"registry.url={url}"], True, Silent())
+    PrefectCarrier().watch(written(there, tmp_path), [f"registry.url={url}"], True, Silent())
     runs = client.request("POST", "/flow_runs/filter", json={"limit": 200}).json()
     overrides = [r["parameters"]["overrides"] for r in runs if r["parameters"].get("overrides")]
     assert ["registry.url=shelf://me:***@host"] in overrides
@@ -369,11 +372,11 @@ def test_a_server_that_is_gone_is_a_service_error_and_a_wrong_setting_is_told_be
     config = written(there, tmp_path)
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{closed_port()}/api"}):
         with pytest.raises(SettingsError, match="optimise"):
-            PrefectRunner().watch(config, ["optimise.minutes=1"], True, Silent())
+            PrefectCarrier().watch(config, ["optimise.minutes=1"], True, Silent())
         with pytest.raises(PluginError, match="no monitor named 'mean'"):
-            PrefectRunner().watch(config, ["monitors.use=[mean]"], True, Silent())
+            PrefectCarrier().watch(config, ["monitors.use=[mean]"], True, Silent())
         with pytest.raises(ServiceError, match=r"PREFECT_API_URL=http://127.0.0.1:\d+/api does not answer.*--direct"):
-            PrefectRunner().watch(config, [], True, Silent())
+            PrefectCarrier().watch(config, [], True, Silent())
 
 
 PARENT = """
@@ -417,6 +420,18 @@ def test_a_round_that_runs_elsewhere_is_told_and_waited_for(client: SyncPrefectC
     assert next(r.window for r in watch(config, None, True, rounds="elsewhere")) == asked.window + 1
 
 
+def test_what_becomes_of_a_round_later_is_an_event_of_its_own(client: SyncPrefectClient, tmp_path: Path) -> None:
+    rollout = {"shadow": "1 window", "probation": "1 window"}
+    there = shelf.world(tmp_path / "home", drifting("lived"), name="lived", rollout=rollout)
+    fakes.stream("lived", fakes.STREAMS["lived"], fakes.quiet(200, 6))
+    config = str(written(there, tmp_path))
+    watch(config, None, True)
+    told = eventually(lambda: [e for e in [events(client, tell.ROUND_CLOSED, "lived")] if len(e) > 2])
+    assert {e["payload"]["outcome"] for e in told[0]} == {"shadow", "promoted", "rolled back"}
+    pages = [a["data"] for a in artifacts(client, "lived") if a["key"] == "lived-decision"]
+    assert any("rolled back" in page and "On live windows" in page for page in pages)
+
+
 @pytest.mark.usefixtures("client")
 def test_a_round_whose_event_was_lost_is_run_by_the_next_watch(tmp_path: Path) -> None:
     there = shelf.world(tmp_path / "home", drifting("lost"), name="lost")
@@ -426,6 +441,44 @@ def test_a_round_whose_event_was_lost_is_run_by_the_next_watch(tmp_path: Path) -
     again = watch(config, None, True, rounds="elsewhere")
     assert again[0].round is not None
     assert (again[0].round.operation, again[0].round.outcome) == (asked.operation, "promoted")
+
+
+@pytest.mark.usefixtures("client")
+def test_flows_of_a_deployment_outlast_a_registry_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("watch", "optimize"):
+        monkeypatch.setattr(f"trimtab_prefect.{name}.PAUSES", (0.2,) * 100)
+    there = shelf.world(tmp_path / "home", drifting("away"), name="away")
+    config = str(written(there, tmp_path))
+
+    def away() -> None:
+        there.registry.down = True
+        Timer(1.0, lambda: setattr(there.registry, "down", False)).start()
+
+    away()
+    asked = watch(config, None, True, rounds="elsewhere")[-1].round
+    assert asked is not None
+    away()
+    done = optimize(config, operation=asked.operation)
+    assert (done.outcome, there.registry.alias("champion")) == ("promoted", 2)
+    windows = [w.number for w in there.process().journal.windows()]
+    assert windows == [*range(1, asked.window + 1)]
+
+
+@pytest.mark.usefixtures("client")
+def test_a_round_that_somebody_runs_is_left_to_them_at_once(tmp_path: Path) -> None:
+    there = shelf.world(tmp_path / "home", drifting("held"), name="held")
+    config = str(written(there, tmp_path))
+    asked = watch(config, None, True, rounds="elsewhere")[-1].round
+    assert asked is not None
+    journal = there.process().journal
+    assert not journal.leased(asked.operation)
+    with journal.lease(asked.operation) as mine:
+        assert mine
+        assert journal.leased(asked.operation)
+        (report,) = watch(config, None, True, rounds="elsewhere")
+        assert report.round is not None
+        assert (report.round.operation, report.round.open) == (asked.operation, True)
+    assert not journal.leased(asked.operation)
 
 
 @pytest.mark.usefixtures("client")
@@ -450,8 +503,8 @@ def project(there: fakes.World, folder: Path, **changes: Any) -> dict[Path, Proj
 def test_a_project_is_deployed_on_its_schedule_and_its_events(client: SyncPrefectClient, tmp_path: Path) -> None:
     schedule = {"cron": "7 4 * * *", "timezone": "Europe/Berlin"}
     projects = project(shelf.world(tmp_path / "home", calm("dep"), name="dep"), tmp_path, schedule=schedule)
-    for _ in range(2):  # again, it is renewed
-        made = PrefectScheduler().deploy(projects, ["registry.url=http://me:secret@host"], tmp_path)
+    for _ in range(2):  # again, nothing is done
+        made = PrefectScheduler().deploy(projects, ["registry.url=http://me@host"], tmp_path)
         assert made == ["watch/dep", "optimize/dep", "rollback/dep"]
     found = {name: client.read_deployment_by_name(name) for name in made}
     assert {d.work_pool_name for d in found.values()} == {"trimtab"}
@@ -461,7 +514,7 @@ def test_a_project_is_deployed_on_its_schedule_and_its_events(client: SyncPrefec
         "trimtab_prefect.optimize.optimize",
         "trimtab_prefect.rollback.rollback",
     }
-    assert {d.parameters["overrides"][0] for d in found.values()} == {"registry.url=http://me:***@host"}
+    assert {d.parameters["overrides"][0] for d in found.values()} == {"registry.url=http://me@host"}
     watched = found["watch/dep"]
     assert watched.parameters["rounds"] == "elsewhere"
     assert [(s.active, s.schedule.cron, s.schedule.timezone) for s in watched.schedules] == [
@@ -476,6 +529,112 @@ def test_a_project_is_deployed_on_its_schedule_and_its_events(client: SyncPrefec
         tell.ROUND_REQUESTED: str(found["optimize/dep"].id),
     }
     assert "event.payload" in str(mine[tell.ROUND_REQUESTED]["parameters"]["operation"])
+    assert {name: d.work_queue_name for name, d in found.items()} == {
+        "watch/dep": "watches",
+        "optimize/dep": "rounds",
+        "rollback/dep": "watches",
+    }
+    queues = {q["name"]: q for q in client.request("POST", "/work_pools/trimtab/queues/filter", json={}).json()}
+    pool = client.read_work_pool("trimtab")
+    assert queues["watches"]["priority"] < queues["rounds"]["priority"]
+    assert queues["watches"]["concurrency_limit"] is None
+    assert 1 <= queues["rounds"]["concurrency_limit"] < (pool.concurrency_limit or 0)
+
+
+def test_what_is_registered_as_it_is_stays_and_what_changed_or_is_not_whole_is_renewed(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in (["init", "-q"], ["commit", "-qm", "any", "--allow-empty"], ["remote", "add", "origin", "x@y:z.git"]):
+        person = ["-c", "user.name=any", "-c", "user.email=any@localhost"]
+        subprocess.run(["git", *person, *words], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)  # Prefect gives deployments the commit for a version where it finds one
+    there = shelf.world(tmp_path / "home", calm("same"), name="same")
+    names = ["watch/same", "optimize/same", "rollback/same"]
+
+    def deployed(**changes: Any) -> dict[str, str]:
+        assert PrefectScheduler().deploy(project(there, tmp_path, **changes), [], tmp_path) == names
+        return {name: str(client.read_deployment_by_name(name).updated) for name in names}
+
+    first = deployed()
+    assert deployed() == first
+    automations = client.request("POST", "/automations/filter", json={}).json()
+    (mine,) = [a for a in automations if a["name"] == f"{tell.ROUND_REQUESTED} of same"]
+    client.request("DELETE", "/automations/{id}", path_params={"id": mine["id"]})
+    mended = deployed()
+    assert {name for name in names if mended[name] != first[name]} == {"optimize/same"}
+    automations = client.request("POST", "/automations/filter", json={}).json()
+    assert [a["name"] for a in automations].count(f"{tell.ROUND_REQUESTED} of same") == 1
+    changed = deployed(schedule={"cron": "5 5 * * *"})
+    assert {name for name in names if changed[name] != mended[name]} == {"watch/same"}
+
+
+@pytest.mark.usefixtures("client")
+def test_a_request_that_is_settled_ends_at_once_and_tells_nothing_again(
+    client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = shelf.world(tmp_path / "home", drifting("settled"), name="settled")
+    config = str(written(there, tmp_path))
+    watch(config, None, True)
+    (done,) = [r for r in there.process().journal.rounds() if r.cause != "first"]
+    before = len(artifacts(client, "settled"))
+
+    def assembled(*_: Any) -> Parts:
+        raise AssertionError("nothing is to be done, and nothing need be connected")
+
+    monkeypatch.setattr("trimtab_prefect.optimize.open_parts", assembled)
+    assert [optimize(config, operation=done.operation) for _ in range(3)] == [done] * 3
+    assert len(artifacts(client, "settled")) == before
+
+
+def test_rounds_that_take_long_keep_no_window_of_any_project_waiting(client: SyncPrefectClient, tmp_path: Path) -> None:
+    """Asked as a worker asks: what would run now, of five projects of which each wants a round and a look."""
+    names = [f"fair{n}" for n in range(5)]
+    for name in names:
+        folder = tmp_path / name
+        folder.mkdir()
+        PrefectScheduler().deploy(project(shelf.world(folder / "home", calm(name), name=name), folder), [], tmp_path)
+
+    def wanted(flow: str, name: str) -> str:
+        deployment = client.read_deployment_by_name(f"{flow}/{name}")
+        return str(client.create_flow_run_from_deployment(deployment.id).id)
+
+    def started() -> list[str]:
+        """Start what a worker would be given, as long as it is given something."""
+        given: list[str] = []
+        while found := client.request(
+            "POST", "/work_pools/{name}/get_scheduled_flow_runs", path_params={"name": "trimtab"}, json={}
+        ).json():
+            for run in (f["flow_run"]["id"] for f in found if f["flow_run"]["id"] in mine):
+                client.set_flow_run_state(run, Running(), force=True)
+                given.append(run)
+            if not any(f["flow_run"]["id"] in mine for f in found):
+                break
+        return given
+
+    rounds = [wanted("optimize", name) for name in names]
+    mine = {*rounds}
+    first = started()
+    assert first == rounds[: len(first)]  # who came first is served first
+    assert len(first) == deploying.ROUNDS_AT_ONCE
+    looks = [wanted("watch", name) for name in names]
+    mine |= {*looks}
+    free = deploying.RUNS_AT_ONCE - deploying.ROUNDS_AT_ONCE
+    assert started() == looks[:free]
+    for run in looks[:free]:
+        client.set_flow_run_state(run, Completed(), force=True)
+    assert started()[:free] == looks[free : 2 * free]
+    for run in (*first, *looks):
+        client.set_flow_run_state(run, Completed(), force=True)
+    assert started() == rounds[len(first) : 2 * len(first)]  # and then the next project's round
+    for run in rounds:
+        client.set_flow_run_state(run, Completed(), force=True)
+
+
+def test_a_password_is_handed_to_no_server(client: SyncPrefectClient, tmp_path: Path) -> None:
+    projects = project(shelf.world(tmp_path / "home", calm("sec"), name="sec"), tmp_path)
+    with pytest.raises(InputError, match="set TRIMTAB_REGISTRY__URL in the environment") as caught:
+        PrefectScheduler().deploy(projects, ["registry.url=http://me:s3cret@host"], tmp_path)
+    assert "s3cret" not in str(caught.value)
 
 
 def test_deploying_without_a_server_says_how_to_get_one(tmp_path: Path) -> None:
@@ -540,8 +699,12 @@ def test_the_deployments_that_are_written_out_are_those_that_are_made(tmp_path: 
             "collision_strategy": str(ours.concurrency_options.collision_strategy.value),
         }
         assert (ours.tags, ours.work_pool_name) == (told["tags"], told["work_pool"]["name"])
+        assert ours.work_queue_name == told["work_pool"]["work_queue_name"]
         assert [s.schedule.cron for s in ours.schedules or []] == [s["cron"] for s in told.get("schedules", [])]
         events = [(t.name, [*t.expect], t.match.model_dump(), t.parameters or {}) for t in ours.triggers]
         assert events == [
             (t["name"], t["expect"], t["match"], t.get("parameters", {})) for t in told.get("triggers", [])
+        ]
+        assert [([*t.for_each], t.within.total_seconds()) for t in ours.triggers] == [
+            (t.get("for_each", []), t.get("within", 0)) for t in told.get("triggers", [])
         ]

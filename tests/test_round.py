@@ -3,7 +3,7 @@
 import dataclasses
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +172,8 @@ def test_a_round_that_goes_on_has_only_the_minutes_that_are_left(tmp_path: Path)
         if report.window == 1:
             break
     asked = request_by_hand(there.process(), "curious")
-    step = {"round": asked.operation, "fingerprint": "f", "technique": "recentre", "seconds": 61.0, "effort": 0}
-    parts.journal.record("step", step)
+    step = {"round": asked.operation, "fingerprint": "f", "technique": "recentre", "effort": 0}
+    parts.journal.record("step", {**step, "begun": 0.0, "seconds": 61.0})
     done = optimize(there.process(), asked)
     assert [c["outcome"] for c in done.detail["candidates"]] == ["stopped"] * len(done.detail["candidates"])
     assert "the round's minutes were spent" in done.detail["candidates"][0]["reasons"][0]
@@ -214,8 +214,10 @@ def test_recipes_beyond_the_number_of_candidates_are_listed_as_not_begun(tmp_pat
     assert "optimize.candidates: 1 were tried" in asked.detail["candidates"][1]["reasons"][0]
 
 
-def test_killed_in_the_middle_of_a_search_no_finished_step_is_built_again(tmp_path: Path) -> None:
-    there, asked = long_search(tmp_path / "killed")
+def test_killed_in_the_middle_of_a_search_no_finished_step_is_built_again(
+    tmp_path: Path, databases: Callable[[], str]
+) -> None:
+    there, asked = long_search(tmp_path / "killed", databases())
     parts = there.process()
     child = multiprocessing.get_context("fork").Process(target=lambda: optimize(there.process(), asked))
     child.start()
@@ -231,15 +233,16 @@ def test_killed_in_the_middle_of_a_search_no_finished_step_is_built_again(tmp_pa
     assert after[: len(before)] == before
     assert len(after) > len(before)
     assert len(after) == len(set(after))
-    other, same = long_search(tmp_path / "undisturbed")
+    other, same = long_search(tmp_path / "undisturbed", databases())
     assert recipes(done) == recipes(optimize(other.process(), same))
 
 
-def long_search(tmp_path: Path) -> tuple[fakes.World, Round]:
+def long_search(tmp_path: Path, journal: str) -> tuple[fakes.World, Round]:
     """A round of many slow steps that was asked for, and one that fails and is not tried again."""
     tmp_path.mkdir()
     many = ["recentre", {"linger": {"which": list(range(12))}}, "convert", "explode"]
     there = world(tmp_path, techniques=many, candidates=40, finalists=2)
+    there.changes["journal"] = {"url": journal}
     for report in loop.watch(there.process(), replay=True):
         if report.window == 1:
             break
@@ -250,8 +253,9 @@ def prints(parts: Parts) -> list[str]:
     return [str(detail["fingerprint"]) for _, _, detail in parts.journal.records("step")]
 
 
-def test_a_round_that_ends_its_process_again_and_again_is_given_up(tmp_path: Path) -> None:
+def test_a_round_that_ends_its_process_again_and_again_is_given_up(tmp_path: Path, database: str) -> None:
     there = world(tmp_path, techniques=["recentre", "convert"])
+    there.changes["journal"] = {"url": database}
     for report in loop.watch(there.process(), replay=True):
         if report.window == 1:
             break
@@ -288,8 +292,9 @@ def test_a_round_that_a_promotion_overtook_is_closed_in_the_registry_too(tmp_pat
     assert list(there.registry.outcomes.values()) == ["promoted", "lost"]
 
 
-def test_what_another_process_decided_first_is_carried_out(tmp_path: Path) -> None:
+def test_what_another_process_decided_first_is_carried_out(tmp_path: Path, database: str) -> None:
     there = world(tmp_path)
+    there.changes["journal"] = {"url": database}
     for report in loop.watch(there.process(), replay=True):
         if report.window == 1:
             break

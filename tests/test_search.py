@@ -77,6 +77,21 @@ def test_with_few_recipes_the_best_is_still_trained_in_full() -> None:
     assert max(t.level for t in tasks) == 2
 
 
+def test_batches_begin_each_recipe_once_and_wait_with_the_end_until_all_is_told() -> None:
+    searching = search(Space(PRUNING), halving=Halving())
+    batches = []
+    while tasks := searching.batch(4):
+        batches.append([(ratio(t.recipe), t.level) for t in tasks])
+        for task in tasks:
+            searching.tell(task, (abs(ratio(task.recipe) - 0.5), 0.0))
+    assert batches[0] == [(r, 0) for r in RATIOS[:4]]
+    assert all(1 <= len(batch) <= 4 for batch in batches)
+    begun = [task for batch in batches for task in batch]
+    assert len(set(begun)) == len(begun)
+    assert {r for r, level in begun if level == 0} == set(RATIOS)
+    assert (0.5, 2) in begun
+
+
 def test_what_failed_does_not_go_up() -> None:
     tasks = run(search(Space(PRUNING), halving=Halving()), lambda _: None)
     assert {t.level for t in tasks} == {0}

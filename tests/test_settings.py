@@ -222,3 +222,40 @@ def test_promotion_is_told_in_a_word_or_with_its_settings(tmp_path: Path) -> Non
         )
         made = Project.load(file).promotion
         assert (made.mode, made.expires) == (mode, expires)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql+psycopg://me:s3/c@ret@db/j", "postgresql+psycopg://db/j?password=s3/c@ret"]
+)
+def test_a_password_is_used_and_never_told(tmp_path: Path, url: str) -> None:
+    project = Project.load(write(tmp_path, journal={"url": url}, registry={"url": url}))
+    assert project.journal_url == project.registry_url == url
+    told = project.model_dump_json()
+    assert told.count("***") == 2
+    assert "c@ret" not in told
+    for key in ("journal", "registry"):
+        said = refusal(write(tmp_path, **{key: url}))
+        assert f"{key}: Input should be a mapping of settings, got 'postgresql+psycopg://" in said
+        assert "c@ret" not in said
+
+
+@pytest.mark.parametrize(
+    ("written", "kind", "rest"),
+    [
+        ("processes", "processes", {}),
+        ({"kind": "processes", "workers": 2}, "processes", {"workers": 2}),
+        ("dask://host:8786", "dask", {"url": "dask://host:8786"}),
+        ("ray://host:10001", "ray", {"url": "ray://host:10001"}),
+    ],
+)
+def test_a_runner_is_told_in_a_word_by_its_address_or_with_its_settings(
+    tmp_path: Path, written: Any, kind: str, rest: dict[str, Any]
+) -> None:
+    made = Project.load(write(tmp_path, runner=written)).runner
+    assert (made.kind, made.settings) == (kind, rest)
+    assert Project.load(write(tmp_path), [f"runner={yaml.safe_dump(written).strip()}"]).runner == made
+
+
+def test_candidates_are_built_by_the_loop_itself_unless_a_runner_is_named(tmp_path: Path) -> None:
+    made = Project.load(write(tmp_path)).runner
+    assert (made.kind, made.settings) == ("threads", {})

@@ -48,6 +48,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+def test_what_has_ended_may_be_stopped_and_what_runs_may_be_started(supervisor: Supervisor, tmp_path: Path) -> None:
+    supervisor.begin([waits("one")], tmp_path)
+    supervisor.stop("one")  # it ended by itself since it was looked at
+    supervisor.start("one")
+    until(lambda: supervisor.seen()["one"].runs)
+    supervisor.stop("one")
+    supervisor.stop("one")
+    assert not supervisor.seen()["one"].runs
+
+
 def test_what_dies_is_started_again_and_all_end_together(supervisor: Supervisor, tmp_path: Path) -> None:
     supervisor.begin([waits("one", WORD="50% of it, said she")], tmp_path)
     supervisor.start("one")
@@ -92,5 +102,5 @@ def test_the_configuration_is_for_its_owner_alone_and_holds_what_it_can(supervis
     assert (supervisor.folder / "supervisord.conf").stat().st_mode & 0o777 == 0o600
     assert supervisor.seen() == {}
     assert supervisor.said("nobody") == "nothing"
-    with pytest.raises(InputError, match="a quotation mark, a backslash or a line break"):
+    with pytest.raises(InputError, match=r"^WORD: a quotation mark, a backslash or a line break"):
         supervisor.begin([waits("one", WORD='say "it"')], tmp_path)

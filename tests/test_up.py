@@ -16,9 +16,12 @@ from typing import ClassVar
 import pytest
 
 from tests import answers
+from tests.servers import get, until
 from trimtab import up
 from trimtab.errors import InputError, ServiceError
 from trimtab.service import LOOPBACK, Command, Ground
+from trimtab.settings import Project
+from trimtab_mlflow.service import MlflowServer
 
 
 @dataclass
@@ -60,8 +63,20 @@ class Dies(Answers):
         return Command((sys.executable, "-c", "print('no luck today'); raise SystemExit(3)"))
 
 
+class Parent(Answers):
+    """A server whose child answers, and would outlive it."""
+
+    name: ClassVar[str] = "parent"
+    optional: ClassVar[bool] = True
+
+    def command(self, ground: Ground, port: int) -> Command:
+        made = super().command(ground, port)
+        code = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, *sys.argv[1:]]).returncode)"
+        return Command((sys.executable, "-c", code, *made.argv[1:]), made.address, made.ready)
+
+
 def planned(folder: Path, *wanted: str) -> list[up.Planned]:
-    services = {made.name: made for made in (Pages(), Store(), Asked(), Dies())}
+    services = {made.name: made for made in (Pages(), Store(), Asked(), Dies(), Parent())}
     return up.plan(services, {}, (), wanted, folder)
 
 
@@ -87,6 +102,34 @@ def test_one_that_is_given_is_used_and_not_started(tmp_path: Path, monkeypatch: 
     store, pages = planned(tmp_path)
     assert (store.address, store.command) == ("http://store.example", None)
     assert pages.command is not None
+
+
+def test_ports_that_were_half_written_are_chosen_anew(tmp_path: Path) -> None:
+    planned(tmp_path)
+    (tmp_path / "ports.json").write_text('{"store": 50')
+    assert all(p.address for p in planned(tmp_path))
+
+
+def test_a_password_in_an_address_is_shown_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STORE_URL", "http://me:secret@store.example")
+    said = list[str]()
+    with up.running([p for p in planned(tmp_path) if p.name == "store"], tmp_path, said.append):
+        assert said == ["store: http://me:***@store.example (given)"]
+        assert up.addresses(tmp_path) == {"store": "http://me:secret@store.example"}
+        assert (tmp_path / up.ADDRESSES).stat().st_mode & 0o777 == 0o600
+
+
+def test_stores_that_differ_are_named_without_their_passwords(tmp_path: Path) -> None:
+    config = Path(__file__).parents[1] / "configs" / "digits.yaml"
+    projects = {
+        Path(f"{host}.yaml"): Project.load(
+            config, [f"name={host}", f"registry.url=postgresql://me:secret@{host}/trimtab"]
+        )
+        for host in ("one", "two")
+    }
+    with pytest.raises(InputError, match=r"me:\*\*\*@one/trimtab; .*me:\*\*\*@two") as told:
+        MlflowServer().command(Ground(tmp_path, projects), 5000)
+    assert "secret" not in str(told.value)
 
 
 def test_what_dies_or_hangs_is_started_again_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +159,33 @@ def test_what_dies_or_hangs_is_started_again_and_told(tmp_path: Path, monkeypatc
             assert time.monotonic() < deadline
             time.sleep(0.1)
     assert up.addresses(tmp_path) == {}
+    assert not supervisor.runs
+
+
+def test_a_child_of_what_was_killed_keeps_no_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "LOOK_SECONDS", 0.2)
+    made = [p for p in planned(tmp_path, "parent") if p.name == "parent"]
+    with up.running(made, tmp_path, lambda word: None) as supervisor:
+        child, killed = int(told(made[0])[-1]), supervisor.seen()["parent"].pid
+        assert child != killed
+        events = up.watch_over(supervisor, made)
+        os.kill(killed, signal.SIGKILL)
+        while "runs again" not in next(events):
+            pass
+        until(lambda: get(str(made[0].address))[0] == 200, 60)
+        assert int(told(made[0])[-1]) not in (child, killed)
+
+
+def test_all_of_it_comes_back_when_its_keeper_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "LOOK_SECONDS", 0.2)
+    made = planned(tmp_path)
+    with up.running(made, tmp_path, list[str]().append) as supervisor:
+        before = [told(p)[-1] for p in made]
+        events = up.watch_over(supervisor, made)
+        os.kill(int((tmp_path / "supervisord.pid").read_text()), signal.SIGKILL)
+        assert next(events).startswith("supervisord had ended")
+        assert all(seen.runs for seen in supervisor.seen().values())
+        assert not {told(p)[-1] for p in made} & {*before}
     assert not supervisor.runs
 
 

@@ -143,8 +143,13 @@ def trained_up_to(parts: Parts) -> int:
 
 
 def anchor(promotions: list[Promotion]) -> int:
-    """Return the version that a person approved last; at first the first champion."""
-    return next(p.version for p in reversed(promotions) if p.kind in ("first", "approved"))
+    """Return the version that a person approved last, of those not rolled back; at first the first champion.
+
+    The oldest that is known where a journal was rebuilt from a registry that lost the first.
+    """
+    standing = succession(promotions)
+    approved = (p.version for p in reversed(promotions) if p.kind in ("first", "approved") and p.version in standing)
+    return next(approved, standing[0])
 
 
 def promote(
@@ -168,7 +173,8 @@ def promote(
     Returns
     -------
     Promotion or None
-        None when another promotion came first; the champion is then the other's.
+        None when another promotion came first; the champion is then the other's. What another process promotes
+        by the same operation at the same moment is no other.
 
     Raises
     ------
@@ -176,30 +182,38 @@ def promote(
         When the version does not load; nothing was changed.
     """
     load(parts, version)
-    promotion = parts.journal.promote(operation, version, after, kind, detail, alias)
+    promotion = parts.journal.promote(operation, version, after, kind, detail, alias) or _made(parts, operation)
     if promotion is not None:
         project_aliases(parts, alias)
     return promotion
 
 
-def rollback(parts: Parts, operation: str, reason: str, alias: str = CHAMPION) -> Promotion:
+def _made(parts: Parts, operation: str) -> Promotion | None:
+    return next((p for p in parts.journal.promotions(None) if p.operation == operation), None)
+
+
+def rollback(parts: Parts, operation: str, reason: str, alias: str = CHAMPION, who: str | None = None) -> Promotion:
     """Make the champion's newest predecessor that loads champion again, on one target.
 
     A second rollback goes one further back. The same operation changes nothing a second time.
+
+    Parameters
+    ----------
+    reason, who
+        For the record; None: no person asked for it.
 
     Raises
     ------
     InputError
         When there is none, or another promotion came first.
     """
-    done = next((p for p in parts.journal.promotions(None) if p.operation == operation), None)
-    if done is not None:
+    if (done := _made(parts, operation)) is not None:
         return done
-    epoch = newest_epoch(parts)
+    epoch, detail = newest_epoch(parts), {"reason": reason} | ({} if who is None else {"who": who})
     versions = succession(parts.journal.promotions(alias))
     for earlier in (v for v in reversed(versions[:-1]) if v != versions[-1]):
         try:
-            promotion = promote(parts, operation, earlier, epoch, "rollback", {"reason": reason}, alias)
+            promotion = promote(parts, operation, earlier, epoch, "rollback", detail, alias)
         except ServiceError:
             raise
         except TrimtabError as error:
@@ -316,7 +330,8 @@ def _remember(parts: Parts) -> None:
         return
     why = {"rebuilt": "from the registry"}
     promotions = [
-        Promotion(int(tag.removeprefix(EPOCH)), v.number, f"{v.operation}:{tag}", kind, why, "", alias)
+        # under no operation of a round's: one that is asked for again would take the promotion for its own
+        Promotion(int(tag.removeprefix(EPOCH)), v.number, f"rebuilt:{tag}:{v.operation}", kind, why, "", alias)
         for v in parts.registry.versions()
         for tag, value in v.tags.items()
         if tag.startswith(EPOCH)

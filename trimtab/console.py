@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -13,6 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab.runtime import CHAMPION
+
+if TYPE_CHECKING:
+    from trimtab.backfill import Backfilled
 
 __all__ = [
     "Bars",
@@ -108,6 +112,69 @@ def windows_table(status: Mapping[str, Any]) -> Table:
     return table
 
 
+def fleet_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of many projects: a line of each, which fits a terminal of eighty columns."""
+    title = f"{len(rows)} project{'' if len(rows) == 1 else 's'}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.caption, table.caption_justify = "rounds and minutes: of this month, of what the budget allows", "left"
+    late = any(row["overdue"] is not None for row in rows)
+    table.add_column("project", overflow="fold")
+    for name in ["state", "champion", "window", "decision", "rounds", "minutes"] + ["late"] * late:
+        table.add_column(name, justify="right" if name in ("window", "rounds", "minutes") else "left", no_wrap=True)
+    for row in rows:
+        cells = [
+            row["project"],
+            f"[{STATES.get(row['state'], 'white')}]{row['state']}[/]",
+            DASH if row["champion"] is None else f"v{row['champion']}",
+            DASH if row["window"] is None else str(row["window"]),
+            row["decision"] or DASH,
+            _spent(row["rounds"], row["most_rounds"]),
+            _spent(row["minutes"], row["most_minutes"]),
+            DASH if row["overdue"] is None else f"[red]{_age(row['overdue'])}[/]",
+        ]
+        table.add_row(*cells[: len(table.columns)])
+    return table
+
+
+def fleet_rounds(rows: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
+    """Yield a line for each round that runs, or waits for a person."""
+    for row in rows:
+        if row["open"]:
+            yield Text(f"{row['open']} runs")
+        if row["proposed"]:
+            yield Text(f"{row['proposed']} waits: trimtab promote, or trimtab reject", style="yellow")
+
+
+STATES = {"serving": "green", "degraded": "red", "unknown": "red", "waiting": "yellow", "optimizing": "cyan"}
+
+
+def _age(seconds: float) -> str:
+    """Return a length of time in its largest unit.
+
+    Examples
+    --------
+    >>> _age(90), _age(7200), _age(200_000)
+    ('1 min', '2 h', '2 d')
+    """
+    for unit, length in (("d", 86400), ("h", 3600)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds // 60:.0f} min"
+
+
+def _spent(spent: float | None, most: float | None) -> str:
+    """Return what rounds took, of what they may.
+
+    Examples
+    --------
+    >>> _spent(2, 3), _spent(17.4, None)
+    ('2 of 3', '17')
+    """
+    if spent is None:
+        return DASH
+    return f"{spent:.0f}" + ("" if most is None else f" of {most:g}")
+
+
 def explanation(report: Mapping[str, Any]) -> Iterator[Table | Text]:
     """Yield what there is to say about a window: the decision, and a table for each monitor."""
     window = report["window"]
@@ -124,8 +191,20 @@ def explanation(report: Mapping[str, Any]) -> Iterator[Table | Text]:
     for said in report["acknowledged"]:
         of = said["monitor"] + (f":{said['statistic']}" if said["statistic"] else "")
         yield Text(f"{of} is expected up to window {said['until']} (says {said['who']}): {said['expected']}")
+    yield from (Text(act_line(act)) for act in report["acts"])
     for asked in report["rounds"]:
         yield Text(f"led to a round ({asked['cause']}): {asked['outcome'] or 'open'}")
+
+
+def filled_line(filled: Backfilled) -> str:
+    """Return one line that says what came of a window of the past."""
+    found = ", ".join(f"{f.monitor} {f.answer}" for f in filled.findings)
+    return f"window {filled.window}: {filled.did}" + (f" ({found})" if found else "")
+
+
+def act_line(act: Mapping[str, Any]) -> str:
+    """Return one line that says what somebody did."""
+    return f"{act['at']}: {act['who']} {act['act']} {act['what']}" + (f": {act['reason']}" if act["reason"] else "")
 
 
 def _finding_table(finding: Mapping[str, Any]) -> Table:

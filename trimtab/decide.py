@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from trimtab import importance
 from trimtab.acknowledge import acknowledged
@@ -44,7 +45,7 @@ def state(parts: Parts, serving: Serving, number: int, rounds: Sequence[Round]) 
         trainable_rows=trainable,
         trained_rows=max(trained, had),
         importance=importance.of_version(parts, serving.version),
-        proposed=None if (proposal := parts.journal.proposed()) is None else proposal.operation,
+        waits=None if (waiting := parts.journal.waiting()) is None else waiting.waits,
         tried=_tried(parts, serving, rounds),
         acknowledged=tuple(acknowledged(parts)),
     )
@@ -56,10 +57,17 @@ def _minutes(asked: Round) -> float:
 
 
 def _tried(parts: Parts, serving: Serving, rounds: Sequence[Round]) -> frozenset[str]:
-    """Return the statistics that had moved when a round under the present champion found nothing better for it."""
-    since = max((p.epoch for p in parts.journal.promotions()), default=0)
-    ended = [r for r in rounds if r.cause == "moved" and r.state == "closed" and r.epoch >= since]
-    fruitless = [r.window for r in ended if r.outcome not in ("failed", "lost")]  # those found nothing out
+    """Return the statistics that had moved when a round under the present champion found nothing better for it.
+
+    What was promoted and rolled back was nothing better: else the same drift would promote the like night after night.
+    """
+    promotions = parts.journal.promotions()
+    moved = [r for r in rounds if r.cause == "moved" and r.state == "closed"]
+    under = [r for r in moved if [p.version for p in promotions if p.epoch <= r.epoch][-1:] == [serving.version]]
+    better = {p.operation for p in promotions} - {a.operation for a, b in pairwise(promotions) if b.kind == "rollback"}
+    fruitless = [  # those that failed or were lost found nothing out
+        r.window for r in under if r.outcome not in ("failed", "lost") and r.operation not in better
+    ]
     k = parts.project.trigger.confirm[1]
     return frozenset(
         name

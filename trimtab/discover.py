@@ -31,12 +31,14 @@ Kind = Literal[
     "registries",
     "samplers",
     "runners",
+    "carriers",
     "exporters",
     "pages",
     "demos",
     "schedulers",
     "services",
     "doctors",
+    "hooks",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

@@ -62,18 +62,22 @@ def examine(projects: Mapping[Path, Project], addresses: Mapping[str, str]) -> I
 def aliases(projects: Mapping[Path, Project], addresses: Mapping[str, str]) -> Iterator[Check]:
     """Read each champion's alias, and compare it with the journal."""
     for path, project in projects.items():
-        journal = Journal(project.journal_url, project.name)
-        registry = registry_of(project)
         for alias in project.aliases:
             what = f"{project.name}: the alias {alias} names the champion"
-            promotions = journal.promotions(alias)
-            if not promotions:
-                yield Check(what, f"there is no champion yet: trimtab watch {path} makes the first one")
-                continue
-            version, said = promotions[-1].version, registry.alias(alias)
-            if said == version:
-                yield Check(what)
-                continue
-            have = "nothing" if said is None else f"version {said}"
-            way = f"trimtab watch {path} puts it right at its start; find out who moved it"
-            yield Check(what, f"it names {have}, and the journal's champion is version {version}; {way}")
+            try:
+                yield Check(what, _misnamed(path, project, alias))
+            except TrimtabError as error:  # of this project: the others are looked at
+                yield Check(what, str(error))
+
+
+def _misnamed(path: Path, project: Project, alias: str) -> str | None:
+    """Say what is wrong with an alias, and the way out; None where it names the journal's champion."""
+    promotions = Journal(project.journal_url, project.name).promotions(alias)
+    if not promotions:
+        return f"there is no champion yet: trimtab watch {path} makes the first one"
+    version, said = promotions[-1].version, registry_of(project).alias(alias)
+    if said == version:
+        return None
+    have = "nothing" if said is None else f"version {said}"
+    way = f"trimtab watch {path} puts it right at its start; find out who moved it"
+    return f"it names {have}, and the journal's champion is version {version}; {way}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ class Latency:
         that the interval holds for the model as it lay in memory then.
     energy
         Of its calls; None where no meter is named.
+    host
+        Name of the machine on which both were timed.
     """
 
     p50_ms: float
@@ -67,6 +70,7 @@ class Latency:
     calls: int = 0
     loads: int = 1
     energy: Energy | None = None
+    host: str = field(default_factory=platform.node)
 
 
 @dataclass(frozen=True)

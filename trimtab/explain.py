@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trimtab.acts import acts
 from trimtab.errors import InputError
 from trimtab.journal import Journal
 from trimtab.monitor import Finding
@@ -19,7 +20,8 @@ def explain(journal: Journal, number: int) -> dict[str, Any]:
     dict
         ``window`` (bounds, rows, champion, action, reasons, what was weighed), ``findings`` (each with
         answer, alpha, p, reasons and, by statistic, effect and p-value), ``quality`` by version, ``rounds``
-        that it led to, and what a person said about it: ``acknowledged``.
+        that it led to, and what a person said about it: ``acknowledged``, and ``acts``
+        (asked for a round, released it, promoted or rejected what was proposed).
 
     Raises
     ------
@@ -46,11 +48,12 @@ def explain(journal: Journal, number: int) -> dict[str, Any]:
         "findings": [{**f.to_json(), "closed": tick, "statistics": _statistics(f)} for tick, f in found],
         "quality": {str(q.version): q.value for q in journal.qualities() if q.window == number and q.told},
         "rounds": [
-            {"cause": r.cause, "outcome": r.outcome, "reasons": list(r.reasons)}
+            {"operation": r.operation, "cause": r.cause, "outcome": r.outcome, "reasons": list(r.reasons)}
             for r in journal.rounds()
             if r.window == number and r.cause != "first"
         ],
         "acknowledged": [dict(said) for _, _, said in journal.records("ack") if said["until"] >= number],
+        "acts": [act for act in acts(journal) if act["window"] == number and act["act"] != "acknowledged"],
     }
 
 

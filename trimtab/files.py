@@ -228,7 +228,7 @@ class _FileSource(ABC):
 
     @cached_property
     def _stream(self) -> _Stream:
-        files = tuple(self._opened(path) for path in _paths(self.path, Path(self.base)))
+        files = tuple(self._opened(path) for path in _paths(self.path, Path(self.base).absolute()))
         first = np.cumsum([0, *(file.count for file in files)])
         if not first[-1]:
             raise DataError(

@@ -138,9 +138,7 @@ class Gate(BaseModel):
             Whether the round was opened because the champion is worse: then nothing but a proven
             rise of quality will do, however fast or small the challenger is.
         """
-        level, margin = self.level(comparisons), self.max_quality_drop
-        if target is not None and target.max_quality_drop is not None:
-            margin = target.max_quality_drop
+        level, margin = self.level(comparisons), self._margin(target)
         change = compare(metric, challenger.judged, champion.judged, level)
         quality = _quality(metric.name, change, margin)
         anchored = _same(champion.judged, anchor.judged)
@@ -158,6 +156,31 @@ class Gate(BaseModel):
                 *self._energy(challenger, champion),
             ]
         )
+
+    def judge_live(
+        self, challenger: Answers, champion: Answers, *, metric: Metric, target: Target | None = None, looks: int = 1
+    ) -> Verdict:
+        """Judge quality alone, on rows that came after the round: non-inferior will do, its gain was proven before.
+
+        Parameters
+        ----------
+        challenger, champion
+            What both answer on the same labelled rows, in the same order.
+        metric
+            What quality means.
+        target
+            Whose ``max_quality_drop`` goes before the gate's.
+        looks
+            Number of times that the same two are judged, on more and more rows.
+        """
+        quality = _quality(metric.name, compare(metric, challenger, champion, self.level(looks)), self._margin(target))
+        apart = () if challenger.segments is None else self._segments(challenger, champion, metric, looks)
+        lost = [r for r in apart if r.outcome is Outcome.REJECTED]  # what few rows of a segment cannot decide is left
+        return _decisive([quality, *lost]) or Verdict(Outcome.PASSED, (quality.reason,))
+
+    def _margin(self, target: Target | None) -> float:
+        given = None if target is None else target.max_quality_drop
+        return self.max_quality_drop if given is None else given
 
     def _golden(self, challenger: Scores, champion: Scores, metric: Metric, level: float) -> list[Ruling]:
         if champion.golden is None or challenger.golden is None:
@@ -226,13 +249,20 @@ class Ruling:
     said: str = ""
 
 
-def _conclude(rulings: Sequence[Ruling]) -> Verdict:
+def _decisive(rulings: Sequence[Ruling]) -> Verdict | None:
+    """Return the verdict where some rule did not pass."""
     gains = tuple(r.gain for r in rulings if r.gain)
     for outcome in (Outcome.REJECTED, Outcome.UNKNOWN):
         decisive = [r.reason for r in rulings if r.outcome is outcome]
         if decisive:
             return Verdict(outcome, (*decisive, *(r.reason for r in rulings if r.outcome is not outcome)), gains)
-    reasons = tuple(r.reason for r in rulings)
+    return None
+
+
+def _conclude(rulings: Sequence[Ruling]) -> Verdict:
+    if (verdict := _decisive(rulings)) is not None:
+        return verdict
+    gains, reasons = tuple(r.gain for r in rulings if r.gain), tuple(r.reason for r in rulings)
     if not gains:
         return Verdict(Outcome.REJECTED, ("no proven gain in quality, speed or size", *reasons))
     return Verdict(Outcome.PASSED, (f"superior in {' and '.join(gains)}", *reasons), gains)

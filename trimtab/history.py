@@ -11,11 +11,15 @@ from typing import Any
 from trimtab.runtime import CHAMPION
 from trimtab.trigger import Action
 
-__all__ = ["PROPOSED", "Labelled", "Promotion", "Quality", "Round", "WindowRecord", "degraded"]
+__all__ = ["PROPOSED", "ROLLED_BACK", "SHADOW", "Labelled", "Promotion", "Quality", "Round", "WindowRecord", "degraded"]
 
 
 PROPOSED = "proposed"
 """Outcome of a round whose winner waits for a person."""
+SHADOW = "shadow"
+"""Outcome of a round whose winner is judged on live windows before it is promoted."""
+ROLLED_BACK = "rolled back"
+"""Outcome of a round whose winner was promoted, and was worse than its predecessor on the windows after that."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +101,14 @@ class Round:
     window
         The window that had closed when it was requested.
     cause
-        ``worse``, ``moved``, ``first``, or ``manual``.
+        ``worse``, ``moved``, ``first``, ``manual``, or ``alert``.
     state
         ``requested``, ``running`` or ``closed``.
     outcome
-        ``promoted``, ``proposed`` (its winner waits for a person), ``rejected``, ``degraded``, ``kept`` (nothing
-        better, and nothing was wrong), ``lost`` (another promotion came first) or ``failed``; None before it is
-        closed.
+        ``promoted``, ``shadow`` (its winner is judged on live windows first), ``proposed`` (its winner waits for a
+        person), ``rejected`` (by live windows or by a person), ``rolled back`` (promoted, and worse on the windows
+        after that), ``degraded``, ``kept`` (nothing better, and nothing was wrong), ``lost`` (another promotion came
+        first) or ``failed``; None before it is closed.
     epoch
         The newest promotion when it was requested: what its own promotion must follow.
     detail
@@ -122,6 +127,11 @@ class Round:
     closed: str | None
 
     @property
+    def outcomes(self) -> tuple[str, ...]:
+        """Every outcome that it had, oldest first: one in shadow or proposed gets another, one promoted may."""
+        return () if self.outcome is None else (*self.detail.get("was", ()), self.outcome)
+
+    @property
     def open(self) -> bool:
         """Whether it is still to be run, or under way."""
         return self.state != "closed"
@@ -138,6 +148,15 @@ class Round:
         return promotion.operation == self.operation or promotion.operation.startswith(f"{self.operation}:")
 
     @property
+    def waits(self) -> str | None:
+        """What its winner waits for, in words; None where it does not wait."""
+        if self.outcome == PROPOSED:
+            return f"what {self.operation} proposed waits for trimtab promote, or trimtab reject"
+        if self.outcome == SHADOW:
+            return f"the winner of {self.operation} is in shadow: live windows are to say whether it is promoted"
+        return None
+
+    @property
     def degrades(self) -> bool:
         """Whether it was opened because the champion is worse."""
         return self.cause == "worse"
@@ -145,7 +164,6 @@ class Round:
 
 def degraded(rounds: Sequence[Round]) -> bool:
     """Tell whether a round ended without a winner though the champion is worse; only a promotion ends that."""
-    told = [
-        r.outcome for r in rounds if r.outcome in ("promoted", "degraded") or (r.degrades and r.outcome == "failed")
-    ]
+    vain = ("failed", "rejected", ROLLED_BACK)
+    told = [r.outcome for r in rounds if r.outcome in ("promoted", "degraded") or (r.degrades and r.outcome in vain)]
     return bool(told) and told[-1] != "promoted"

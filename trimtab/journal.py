@@ -1,28 +1,25 @@
-"""What happened, durably and in order: windows, findings, decisions, rounds, promotions; on any SQL database."""
+"""What happened, durably and in order: windows, findings, decisions, rounds, promotions; on SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import socket
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from threading import Event, Thread
 from typing import Any
 
 from sqlalchemy import select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from trimtab.database import connect, explained
-from trimtab.errors import InternalError, ServiceError, SettingsError
-from trimtab.history import PROPOSED, Labelled, Promotion, Quality, Round, WindowRecord, degraded
+from trimtab.database import connect, reading, writing
+from trimtab.errors import InternalError, SettingsError
+from trimtab.history import Labelled, Promotion, Quality, Round, WindowRecord, degraded
+from trimtab.lease import Leases
 from trimtab.monitor import Answer, Finding
 from trimtab.runtime import CHAMPION
 from trimtab.tables import (
+    ChangeRow,
     FindingRow,
     LabelRow,
     ProjectRow,
@@ -35,9 +32,7 @@ from trimtab.tables import (
 )
 from trimtab.trigger import Action, Decision
 
-__all__ = ["LEASE_SECONDS", "Journal"]
-
-LEASE_SECONDS = 90.0
+__all__ = ["Journal"]
 
 
 class Journal:
@@ -46,7 +41,7 @@ class Journal:
     Parameters
     ----------
     url
-        SQLAlchemy URL, such as ``sqlite:///journal.db``.
+        SQLAlchemy URL, such as ``sqlite:///journal.db`` or ``postgresql+psycopg://user@host/database``.
     project
         The project's name; many projects may share one database.
 
@@ -63,6 +58,7 @@ class Journal:
     def __init__(self, url: str, project: str) -> None:
         self.project = project
         self.engine = connect(url)
+        self._leases = Leases(self.engine, project)
 
     # projects
 
@@ -295,10 +291,29 @@ class Journal:
 
     # rounds
 
-    def request_round(self, operation: str, window: int, cause: str, reasons: Sequence[str]) -> Round:
-        """Write a requested round; the same operation asks for the same round."""
+    def request_round(
+        self,
+        operation: str,
+        window: int,
+        cause: str,
+        reasons: Sequence[str],
+        who: str | None = None,
+        *,
+        alone: bool = False,
+    ) -> Round:
+        """Write a requested round; the same operation asks for the same round.
+
+        Parameters
+        ----------
+        who
+            Asks for it, where it is not the loop itself; remembered once.
+        alone
+            Write it only where no other round is open, and return the open one else.
+        """
         with self._write() as session:
             row = session.get(RoundRow, operation)
+            if row is None and alone and (other := self._open_round(session)) is not None:
+                return _round(other)
             if row is None:
                 row = RoundRow(
                     operation=operation,
@@ -313,65 +328,27 @@ class Journal:
                     requested=now(),
                 )
                 session.add(row)
+                if who is not None:
+                    told = {"round": operation, "who": who}
+                    key = f"asked:{operation}"
+                    session.add(RecordRow(project=self.project, operation=key, kind="asked", detail=told, at=now()))
             return _round(row)
 
-    @contextmanager
-    def lease(self, operation: str, wait: float = 0.0) -> Iterator[bool]:
-        """Hold a round: whoever leases it first runs it; a dead holder's lease frees itself.
+    def _open_round(self, session: Session) -> RoundRow | None:
+        query = select(RoundRow).where(RoundRow.project == self.project, RoundRow.state != "closed")
+        return session.scalars(query.order_by(RoundRow.requested)).first()
 
-        Parameters
-        ----------
-        wait
-            Seconds to wait for it where another holds it: a holder that died on another machine
-            cannot be known to be dead before its lease ends.
+    def lease(self, operation: str, wait: float = 0.0) -> AbstractContextManager[bool]:
+        """Hold a round: whoever leases it first runs it; see :meth:`trimtab.lease.Leases.round`."""
+        return self._leases.round(operation, wait)
 
-        Yields
-        ------
-        bool
-            False when another process holds it, or it is closed.
-        """
-        owner = f"{socket.gethostname()}:{os.getpid()}"
-        if not self._wait_and_take(operation, owner, wait):
-            yield False
-            return
-        stop = Event()
-        heart = Thread(target=self._beat, args=(operation, owner, stop), daemon=True)
-        heart.start()
-        try:
-            yield True
-        finally:
-            stop.set()
-            heart.join()
-            with self._write() as session:
-                mine = (RoundRow.operation == operation, RoundRow.owner == owner)
-                session.execute(update(RoundRow).where(*mine).values(lease_until=0.0))
+    def leased(self, operation: str) -> bool:
+        """Tell whether somebody holds a round, who may still live."""
+        return self._leases.leased(operation)
 
-    def _wait_and_take(self, operation: str, owner: str, wait: float) -> bool:
-        deadline = time.time() + wait
-        while not self._take(operation, owner):
-            if time.time() >= deadline or self._is_closed(operation):
-                return False
-            time.sleep(1.0)
-        return True
-
-    def _is_closed(self, operation: str) -> bool:
-        return all(r.state == "closed" for r in self.rounds() if r.operation == operation)
-
-    def _take(self, operation: str, owner: str) -> bool:
-        with self._write() as session:
-            row = session.get(RoundRow, operation, with_for_update=True)
-            if row is None or row.state == "closed":
-                return False
-            if row.lease_until > time.time() and row.owner != owner and _alive(row.owner):
-                return False
-            row.owner, row.lease_until, row.state = owner, time.time() + LEASE_SECONDS, "running"
-            return True
-
-    def _beat(self, operation: str, owner: str, stop: Event) -> None:
-        mine = (RoundRow.operation == operation, RoundRow.owner == owner)
-        while not stop.wait(LEASE_SECONDS / 4):
-            with suppress(ServiceError), self._write() as session:  # a database that was away for a moment
-                session.execute(update(RoundRow).where(*mine).values(lease_until=time.time() + LEASE_SECONDS))
+    def watching(self) -> AbstractContextManager[Callable[[], bool] | None]:
+        """Hold the right to look at the project's windows; see :meth:`trimtab.lease.Leases.watching`."""
+        return self._leases.watching()
 
     def close_round(self, operation: str, outcome: str, detail: Mapping[str, Any]) -> None:
         """Close a round with its outcome; closing it again changes nothing."""
@@ -385,11 +362,11 @@ class Journal:
         with self._write() as session:
             row = session.get(RoundRow, operation)
             if row is not None and row.state == "closed" and row.outcome == before:
-                row.outcome, row.detail = outcome, dict(detail)
+                row.outcome, row.detail = outcome, {**detail, "was": [*row.detail.get("was", ()), before]}
 
-    def proposed(self) -> Round | None:
-        """Return the newest round whose winner waits for a person."""
-        return next((r for r in reversed(self.rounds()) if r.outcome == PROPOSED), None)
+    def waiting(self) -> Round | None:
+        """Return the newest round whose winner waits: for a person, or for what live windows say of it."""
+        return next((r for r in reversed(self.rounds()) if r.waits is not None), None)
 
     def rounds(self) -> list[Round]:
         """Return every round, oldest first."""
@@ -416,9 +393,6 @@ class Journal:
 
         The same operation gets the promotion that it made before.
         """
-        done = next((p for p in self.promotions(None) if p.operation == operation), None)
-        if done is not None:
-            return done
         row = PromotionRow(
             project=self.project,
             epoch=after + 1,
@@ -429,17 +403,16 @@ class Journal:
             detail=dict(detail),
             at=now(),
         )
-        try:
-            with self._write() as session:
-                if self._epoch(session) != after:
-                    return None
-                session.add(row)
-                session.flush()
-                return _promotion(row)
-        except ServiceError as error:
-            if isinstance(error.__cause__, IntegrityError):
+        with self._write() as session:
+            same = (PromotionRow.project == self.project, PromotionRow.operation == operation)
+            done = session.scalars(select(PromotionRow).where(*same)).first()
+            if done is not None:
+                return _promotion(done)
+            if self._epoch(session) != after:
                 return None
-            raise
+            session.add(row)
+            session.flush()
+            return _promotion(row)
 
     def promotions(self, alias: str | None = CHAMPION) -> list[Promotion]:
         """Return every change of the champion under an alias, or under any, oldest first."""
@@ -471,14 +444,20 @@ class Journal:
 
     # records
 
-    def record(self, kind: str, detail: Mapping[str, Any], operation: str | None = None) -> None:
-        """Remember anything else: an error, a quarantine, a repair; once an operation, where one is given."""
+    def record(self, kind: str, detail: Mapping[str, Any], operation: str | None = None) -> bool:
+        """Remember anything else: an error, a quarantine, a repair; once an operation, where one is given.
+
+        Returns
+        -------
+        bool
+            Whether it was not known before.
+        """
         with self._write() as session:
             same = (RecordRow.project == self.project, RecordRow.operation == operation)
-            if operation is None or session.scalars(select(RecordRow).where(*same)).first() is None:
-                session.add(
-                    RecordRow(project=self.project, operation=operation, kind=kind, detail=dict(detail), at=now())
-                )
+            if operation is not None and session.scalars(select(RecordRow).where(*same)).first() is not None:
+                return False
+            session.add(RecordRow(project=self.project, operation=operation, kind=kind, detail=dict(detail), at=now()))
+            return True
 
     def records(self, kind: str | None = None) -> list[tuple[str, str, Mapping[str, Any]]]:
         """Return (instant, kind, detail) of every record, oldest first."""
@@ -488,35 +467,21 @@ class Journal:
         with self._read() as session:
             return [(r.at, r.kind, r.detail) for r in session.scalars(query.order_by(RecordRow.id))]
 
-    @contextmanager
-    def _read(self) -> Iterator[Session]:
-        reading = self.engine.execution_options(reading=True)
-        with explained(self.engine), Session(reading, expire_on_commit=False) as session:
-            yield session
+    def changes(self) -> dict[str, int]:
+        """Return how often each project of this database was written to: what is read of one changes with it alone."""
+        with self._read() as session:
+            return {row.project: row.number for row in session.scalars(select(ChangeRow))}
 
-    @contextmanager
-    def _write(self) -> Iterator[Session]:
-        with explained(self.engine), Session(self.engine, expire_on_commit=False) as session, session.begin():
-            yield session
+    def _read(self) -> AbstractContextManager[Session]:
+        return reading(self.engine)
+
+    def _write(self) -> AbstractContextManager[Session]:
+        return writing(self.engine, self.project)
 
 
 def now() -> str:
     """Return the present instant in UTC as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _alive(owner: str | None) -> bool:
-    """Tell whether a lease's holder may still live: only a process of this machine can be known to be dead."""
-    host, _, pid = (owner or "").rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _round(row: RoundRow) -> Round:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -22,16 +22,19 @@ from trimtab.window import Window, arrived
 __all__ = ["judge_labels"]
 
 
-def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str], list[Finding]]:
+def judge_labels(
+    parts: Parts, serving: Serving, closed: int, filled: Collection[int] = ()
+) -> tuple[list[str], list[Finding]]:
     """Judge windows whose labels have come by the time window ``closed`` closes; what has none yet waits.
 
     Where more labels of a window have come, it is judged again, and so are all after it, in order: what is
-    found over several windows is then what would have been found had the labels come at once.
+    found over several windows is then what would have been found had the labels come at once. Windows that were
+    ``filled`` in later are judged however old they are.
     """
     problems: list[str] = []
     findings: list[Finding] = []
     served, released = {w.number: w.champion for w in parts.journal.windows()}, parts.journal.released()
-    counts = _more(parts, serving, closed, served)
+    counts = _more(parts, serving, closed, served, filled)
     for number in _from(parts, serving, counts):
         window = parts.window(number)
         if number in released and (why := _unreadable(parts, serving, window)) is not None:
@@ -52,10 +55,12 @@ def judge_labels(parts: Parts, serving: Serving, closed: int) -> tuple[list[str]
     return problems, findings
 
 
-def _more(parts: Parts, serving: Serving, closed: int, served: dict[int, int | None]) -> dict[int, Labelled]:
+def _more(
+    parts: Parts, serving: Serving, closed: int, served: dict[int, int | None], filled: Collection[int]
+) -> dict[int, Labelled]:
     """Return how many labels there are of each window of which there are more than when it was judged."""
     project, known, quarantined = parts.project, parts.journal.labels(), parts.journal.quarantined()
-    released = parts.journal.released()  # however long that took
+    awaited = {*parts.journal.released(), *filled}  # however long that took
     newest, last = closed - project.window.label_delay, parts.source.last(parts.start)
     candidates = {n for n in served if n <= newest} | ({closed} if newest == closed else set())
     found: dict[int, Labelled] = {}
@@ -63,7 +68,7 @@ def _more(parts: Parts, serving: Serving, closed: int, served: dict[int, int | N
         before = known.get(number, Labelled(0, False))
         if before.closed == closed and closed not in served and closed <= last:
             before = Labelled(0, False)  # judged in a look at this window that was cut off: nothing came of it
-        if before.complete or (number < newest - project.window.label_patience and number not in released):
+        if before.complete or (number < newest - project.window.label_patience and number not in awaited):
             continue
         now = _count(serving, parts.window(number))
         if now.rows > before.rows:

@@ -106,6 +106,9 @@ class Context:
             tags[f"trimtab.verdict_reasons{mark}"] = "; ".join(entry.reasons(target))[:5000]
             if target in entry.trials:
                 tags[f"trimtab.runtime{mark}"] = entry.trials[target].setup.word
+                scores = entry.trials[target].scores
+                if scores is not None:
+                    tags[f"trimtab.host{mark}"] = scores.latency.host
         if entry.error is not None:
             tags["trimtab.error"] = entry.error[:5000]
         if candidate is not None:
@@ -332,6 +335,7 @@ def _on_target(entry: Entry, alias: str, won: bool) -> dict[str, Any]:
         "look": look(trial.glance) if trial is not None else {},
         "metrics": metrics(scores),
         "contended": scores.latency.contended if scores is not None else None,
+        "host": scores.latency.host if scores is not None else None,
         "energy_method": scores.energy.method if scores is not None and scores.energy is not None else None,
         "judge_rows": len(scores.judged) if scores is not None else 0,
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from trimtab import approval, champion, first, page, round
+from trimtab import approval, champion, first, page, rollout, round
 from trimtab.decide import decide
 from trimtab.errors import InputError
 from trimtab.history import Round, WindowRecord
@@ -17,6 +18,7 @@ from trimtab.monitor import Finding
 from trimtab.pace import keeps_pace
 from trimtab.parts import Parts
 from trimtab.round import optimize
+from trimtab.runtime import CHAMPION
 from trimtab.serving import Serving
 from trimtab.trigger import Action, Decision
 from trimtab.window import Window
@@ -39,7 +41,7 @@ class Report:
     findings
         What was found, also about earlier windows whose labels came.
     round
-        The round that was run, or None.
+        The round that was run, or whose winner's shadow ended; None where there was neither.
     problems
         What somebody has to mend: broken rows, monitors that raised.
     """
@@ -55,7 +57,8 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
     """Look at every window that has closed and was not looked at, in order, and act.
 
     A generator: each window is checked, decided and recorded when the next report is asked for. Cut
-    off anywhere and started again it goes on where it was.
+    off anywhere and started again it goes on where it was. One process of a project watches at a time;
+    another that begins meanwhile ends at once.
 
     Parameters
     ----------
@@ -70,6 +73,14 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
     TrimtabError
         When the first rows, a server or a stored file is not as it must be; the champion is unchanged.
     """
+    with parts.journal.watching() as held:
+        if held is None:
+            parts.progress.say(f"another process looks at the windows of {parts.project.name}; nothing was done here")
+            return
+        yield from _watch(parts, replay, optimize, held)
+
+
+def _watch(parts: Parts, replay: bool, optimize: Optimize, held: Callable[[], bool]) -> Iterator[Report]:
     if champion.reconcile(parts) is None or any(r.cause == "first" for r in _open_rounds(parts)):
         first.begin(parts)
     seen = max((w.number for w in parts.journal.windows()), default=0)
@@ -80,10 +91,14 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
     champion.reconcile(parts)
     if any(r.window <= seen for r in _open_rounds(parts)):
         return  # another process holds it; what is decided next depends on how it ends
+    if seen and (ended := rollout.end_shadow(parts, seen)) is not None:  # a process died before it did
+        yield Report(seen, None, (), ended)
     last = parts.source.last(parts.start)
     closed = list(range(seen + 1, last + 1)) if replay else _caught_up(parts, _closed_by_now(parts, seen, last))
     with parts.progress.stage("windows", len(closed)) as advance:
         for number in closed:
+            if not held():
+                return  # this process slept, and another goes on
             report = _look(parts, number, optimize)
             advance(f"window {number}: {report.decision.action if report.decision else ''}")
             yield report
@@ -93,7 +108,9 @@ def watch(parts: Parts, *, replay: bool = False, optimize: Optimize = optimize) 
         end = last + parts.project.window.label_delay
         problems, findings = judge_labels(parts, champion.load(parts, _newest(parts)), end)
         unwritten = page.write_alarming(parts, end, findings, None)
-        yield Report(last + 1, None, tuple(findings), None, (*problems, *unwritten))
+        gone = rollout.probe(parts, end)
+        ended = rollout.end_shadow(parts, end)
+        yield Report(last + 1, None, tuple(findings), ended, (*problems, *unwritten, *gone.values()))
 
 
 def _open_rounds(parts: Parts) -> list[Round]:
@@ -134,7 +151,10 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     parts.journal.record_findings(paced, serving.version, number)
     late_problems, late = judge_labels(parts, serving, number)
     approval.expire(parts, number)
+    gone = rollout.probe(parts, number)
     decision = decide(parts, serving, number)
+    if gone and decision.action is not Action.QUARANTINE:
+        decision = _told_of(gone, decision)
     asked = None
     if decision.action is Action.OPTIMIZE:
         asked = round.request(parts, number, decision.cause or "", decision.reasons)
@@ -147,10 +167,21 @@ def _look(parts: Parts, number: int, optimize: Optimize) -> Report:
     parts.journal.record_window(
         number, window.start, window.end, looked.rows, serving.version, decision, time.perf_counter() - begin
     )
-    done, failed = _run(parts, asked, optimize) if asked is not None else (None, ())
+    done, failed = _run(parts, asked, optimize) if asked is not None else (rollout.end_shadow(parts, number), ())
     asks = decision.reasons[:1] if decision.asks else ()
     problems = (*asks, *looked.problems, *late_problems, *unwritten, *failed)
     return Report(number, decision, findings, done, problems)
+
+
+def _told_of(gone: Mapping[str, str], decision: Decision) -> Decision:
+    """Return a decision that tells of champions that were rolled back, by the alias of their target.
+
+    Where the first target's was, no round starts: what was found is about what serves no more.
+    """
+    reasons = (*gone.values(), *decision.reasons)
+    if CHAMPION in gone or decision.action is Action.IGNORE:
+        return Decision(decision.window, Action.ALERT, reasons, None, decision.weighed)
+    return dataclasses.replace(decision, reasons=reasons)
 
 
 def _record(window: Window, rows: int, serving: Serving, decision: Decision, seconds: float) -> WindowRecord:

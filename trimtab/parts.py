@@ -15,11 +15,12 @@ import pandas as pd
 from trimtab import discover
 from trimtab.energy import Meter
 from trimtab.errors import PluginError, TrimtabError
-from trimtab.executor import Direct, Executor, Progress, Silent, Workers
+from trimtab.executor import Direct, Executor, Progress, Silent
 from trimtab.journal import Journal
 from trimtab.metric import Metric, choose
 from trimtab.monitor import Monitor, Sample, Summary
 from trimtab.registry import Registry
+from trimtab.runner import Runner, Workers
 from trimtab.runtime import Runtime, Setup, Target
 from trimtab.sampler import Sampler
 from trimtab.segments import BySegment
@@ -48,6 +49,8 @@ class Parts:
         Of this project.
     executor, progress
         How steps are run and shown.
+    workers
+        What the items of a step that has many are given to.
     loaded, runtimes
         Versions that are loaded in this process, by number, and runtimes that were made, by their words.
     references
@@ -73,6 +76,7 @@ class Parts:
     journal: Journal
     executor: Executor = field(default_factory=Direct)
     progress: Progress = field(default_factory=Silent)
+    workers: Workers = field(default_factory=Workers)
     loaded: dict[int, Serving] = field(default_factory=dict)
     runtimes: dict[str, Runtime] = field(default_factory=dict)
     references: dict[tuple[int, int], Sample] = field(default_factory=dict)
@@ -175,15 +179,17 @@ def assemble(
         sampler=sampler_of(project, space),
         space=space,
         journal=journal,
-        executor=executor or Direct(workers=workers_of(project)),
+        executor=executor or Direct(),
         progress=progress or Silent(),
+        workers=Workers(runner_of(project), beside),
         runtimes=runtimes,
     )
 
 
-def workers_of(project: Project) -> Workers:
-    """Return what the parts of a large window are looked at by."""
-    return Workers(project.monitors.workers, project.monitors.pool)
+def runner_of(project: Project) -> Runner:
+    """Make the runner that the project names."""
+    runner: Runner = discover.build("runners", project.runner.kind, project.runner.settings, "runner")
+    return runner
 
 
 def source_of(project: Project, **instead: Any) -> Source:
@@ -306,7 +312,7 @@ def registry_of(project: Project) -> Registry:
         "url": project.registry_url,
         "model": project.name,
         "experiment": project.name,
-        "artifacts": os.fspath((project.folder / "artifacts").absolute()),
+        "artifacts": project.registry.artifacts or os.fspath((project.folder / "artifacts").absolute()),
     }
     registry: Registry = discover.build("registries", project.registry.kind, settings, "registry")
     return registry

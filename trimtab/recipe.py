@@ -6,24 +6,27 @@ import dataclasses
 import functools
 import hashlib
 import json
+import platform
+import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+from threadpoolctl import threadpool_limits
 
 from trimtab import discover
 from trimtab.artifact import Model, fill_folder, read_json, write_json
 from trimtab.candidate import Built, Candidate
 from trimtab.data import Data
-from trimtab.errors import OutOfTimeError, PluginError, SettingsError, TrimtabError
+from trimtab.errors import ArtifactError, OutOfTimeError, PluginError, SettingsError, TrimtabError
 from trimtab.technique import FLOAT, ONNX, Job, Technique
 from trimtab.window import Schema
 
-__all__ = ["Kitchen", "Recipe", "Step"]
+__all__ = ["Kitchen", "Order", "Recipe", "Step"]
 
 Call = Callable[[str, Callable[[], None]], None]
 
@@ -175,7 +178,7 @@ class Kitchen:
         tell: Callable[[Mapping[str, Any]], None] = lambda _: None,
         deadline: float | None = None,
     ) -> Candidate:
-        """Build every step that is not built yet.
+        """Build every step that is not built yet, here.
 
         Parameters
         ----------
@@ -197,13 +200,35 @@ class Kitchen:
         PluginError
             When a technique raises something that is not an error of trimtab's.
         """
+        walk = self.walk(recipe, gives)
+        made: Built | None = None
+        try:
+            while True:
+                order = next(walk) if made is None else walk.send(made)
+                fresh = not order.done
+                if fresh:
+                    order.refuse_after(deadline)
+                    call(f"build {order.step.word}", functools.partial(order.make, deadline))
+                made = order.built(fresh)
+                tell(dataclasses.asdict(made))
+        except StopIteration as end:
+            candidate: Candidate = end.value
+            return candidate
+
+    def walk(self, recipe: Recipe, gives: Collection[str] = (ONNX,)) -> Generator[Order, Built, Candidate]:
+        """Yield the recipe's steps one after another; each is to be sent back as it was built, by whom ever.
+
+        Raises
+        ------
+        SettingsError
+            For a recipe whose steps do not fit.
+        """
         techniques = recipe.check(gives)
         model = self.served if recipe.start == "champion" else self.parent
         parent, lean, built = self.parent, model, []
         whole = model.digest == self.parent.digest
         for step, technique in zip(recipe.steps, techniques, strict=True):
-            made = self._step(model, parent, step, technique, call, deadline)
-            tell(dataclasses.asdict(made))
+            made = yield Order(self, model, parent, step, self.fingerprint(model, parent, step, technique))
             built.append(made)
             model = Model.at(self.store / made.fingerprint / "model", technique.about.gives)
             if technique.about.gives == FLOAT:
@@ -220,48 +245,149 @@ class Kitchen:
         names = ("trimtab", *technique.about.libraries, *([own.name] if own is not None else []))
         versions = {name: _version(name) for name in names}
         settings = dataclasses.asdict(technique)  # type: ignore[call-overload]
-        models, training = [model.digest, teacher.digest], self._training(technique)
+        models, training = [model.digest, teacher.digest], self.inherited(technique)
         cause = [models, step.technique, settings, training, data, self.seed, versions, self._code]
         return hashlib.sha256(json.dumps(cause, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
-    def _training(self, technique: Technique) -> Mapping[str, Any]:
+    def inherited(self, technique: Technique) -> Mapping[str, Any]:
+        """Return the trainer's settings for a technique that inherits them."""
         return self.training if technique.about.inherits else {}
 
     @functools.cached_property
     def _code(self) -> str:
         return discover.source_digest(self.factory, "model.factory")
 
-    def _step(
-        self, model: Model, teacher: Model, step: Step, technique: Technique, call: Call, deadline: float | None
-    ) -> Built:
-        print_ = self.fingerprint(model, teacher, step, technique)
-        folder = self.store / print_
-        fresh = not folder.is_dir()
-        if fresh:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise OutOfTimeError(f"{step.word} was not begun: the round's minutes were spent")
-            call(f"build {step.word}", lambda: self._make(folder, model, teacher, technique, deadline))
-        told = read_json(folder / "step.json")
-        return Built(print_, technique.about.name, float(told["seconds"]), int(told["effort"]), fresh)
 
-    def _make(self, folder: Path, model: Model, teacher: Model, technique: Technique, deadline: float | None) -> None:
-        begin = time.perf_counter()
-        with fill_folder(folder) as draft:
-            (draft / "model").mkdir()
-            where, training = draft / "model", self._training(technique)
-            job = Job(where, self.seed, self.schema, teacher, self.threads, self.factory, deadline, training)
-            try:
-                made = technique.apply(model, self.data, job)
-            except TrimtabError:
-                raise
-            except Exception as error:  # a plugin may raise anything; the round goes on without this candidate
-                what = " ".join(str(error).split())[:300]
-                raise PluginError(
-                    f"technique {technique.about.name!r} raised {type(error).__name__}: {what}; "
-                    "mend it, or leave it out of optimize.techniques"
-                ) from error
-            told = {"technique": technique.about.name, "effort": effort_of(technique, made.facts)}
-            write_json(draft / "step.json", told | {"seconds": time.perf_counter() - begin})
+_BUILDING = threading.Lock()
+"""One step at a time in a process: techniques draw from their library's random state, and a process has one of it."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A step to build; it can be pickled, and built on any machine that sees the same folders.
+
+    Parameters
+    ----------
+    kitchen
+        Whose step it is.
+    model, teacher
+        What it starts from, and the newest float parent on the way to it.
+    step
+        The technique with its settings.
+    fingerprint
+        Of everything that the result follows from.
+    """
+
+    kitchen: Kitchen
+    model: Model
+    teacher: Model
+    step: Step
+    fingerprint: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the finished step lies."""
+        return self.kitchen.store / self.fingerprint
+
+    @property
+    def done(self) -> bool:
+        """Whether the step is built."""
+        return self.folder.is_dir()
+
+    def built(self, fresh: bool) -> Built:
+        """Return what is told of the step, which is built."""
+        told = read_json(self.folder / "step.json")
+        seconds, begun = float(told["seconds"]), float(told["begun"])
+        return Built(self.fingerprint, told["technique"], seconds, begun, int(told["effort"]), fresh)
+
+    def make(self, deadline: float | None) -> None:
+        """Build the step.
+
+        Parameters
+        ----------
+        deadline
+            On this machine's clock of :func:`time.monotonic`.
+
+        Raises
+        ------
+        OutOfTimeError
+            When the deadline passes.
+        PluginError
+            When the technique raises something that is not an error of trimtab's.
+        """
+        technique = self.step.load()
+        with _BUILDING, threadpool_limits(self.kitchen.threads):
+            self.refuse_after(deadline)
+            with fill_folder(self.folder) as draft:
+                begun, begin = time.time(), time.perf_counter()
+                made = self._apply(technique, draft, deadline)
+                told = {"technique": technique.about.name, "effort": effort_of(technique, made.facts), "begun": begun}
+                write_json(draft / "step.json", told | {"seconds": time.perf_counter() - begin})
+
+    def refuse_after(self, deadline: float | None) -> None:
+        """Refuse to begin when the deadline has passed.
+
+        Raises
+        ------
+        OutOfTimeError
+            Then.
+        """
+        if deadline is not None and time.monotonic() >= deadline:
+            raise OutOfTimeError(f"{self.step.word} was not begun: the round's minutes were spent")
+
+    def _apply(self, technique: Technique, draft: Path, deadline: float | None) -> Model:
+        kitchen, where = self.kitchen, draft / "model"
+        where.mkdir()
+        training = kitchen.inherited(technique)
+        job = Job(
+            where, kitchen.seed, kitchen.schema, self.teacher, kitchen.threads, kitchen.factory, deadline, training
+        )
+        try:
+            return technique.apply(self.model, kitchen.data, job)
+        except TrimtabError:
+            raise
+        except Exception as error:  # a plugin may raise anything; the round goes on without this candidate
+            what = " ".join(str(error).split())[:300]
+            raise PluginError(
+                f"technique {technique.about.name!r} raised {type(error).__name__}: {what}; "
+                "mend it, or leave it out of optimize.techniques"
+            ) from error
+
+    def anywhere(self) -> Order:
+        """Return the order with absolute paths, for a process that works in another folder."""
+        kitchen = self.kitchen
+        data = dataclasses.replace(kitchen.data, folder=kitchen.data.folder.absolute())
+        parent, served, model, teacher = map(_absolute, (kitchen.parent, kitchen.served, self.model, self.teacher))
+        moved = dataclasses.replace(kitchen, parent=parent, served=served, data=data, store=kitchen.store.absolute())
+        return dataclasses.replace(self, kitchen=moved, model=model, teacher=teacher)
+
+    def check(self) -> None:
+        """Check that what is built here would be what was ordered.
+
+        Raises
+        ------
+        ArtifactError
+            When this machine does not see the folders, or other files in them.
+        PluginError
+            When it has other versions of what builds the step.
+        """
+        node, share = platform.node(), "a runner's machines share the project's home, at the same path"
+        for folder in (self.model.folder, self.teacher.folder, self.kitchen.data.folder, self.kitchen.store.parent):
+            if not folder.is_dir():
+                raise ArtifactError(f"{folder} is not on {node}: {share}; mount it there, or set runner: processes")
+        for model in (self.model, self.teacher):
+            if Model.at(model.folder, model.format).digest != model.digest:
+                raise ArtifactError(f"{model.folder} holds other files on {node}: {share}; see what is mounted there")
+        found = self.kitchen.fingerprint(self.model, self.teacher, self.step, self.step.load())
+        if found != self.fingerprint:
+            raise PluginError(
+                f"{node} would build {self.step.word} otherwise: its trimtab, a library of the technique, or the file "
+                "of model.factory is another than the loop's; install the same there"
+            )
+
+
+def _absolute(model: Model) -> Model:
+    return dataclasses.replace(model, folder=model.folder.absolute())
 
 
 def effort_of(technique: Technique, facts: Mapping[str, Any]) -> int:

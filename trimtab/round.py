@@ -8,29 +8,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trimtab import champion
-from trimtab.benchmark import CONFIDENCE
+from trimtab.closing import carry_out, close_run, give_up, overtaken, recorded
 from trimtab.entry import Entry
 from trimtab.errors import InputError, PluginError, ServiceError, TrimtabError
 from trimtab.explore import Costs, Explorer
-from trimtab.history import PROPOSED, Promotion, Round
-from trimtab.journal import LEASE_SECONDS
+from trimtab.history import Round
 from trimtab.jury import good_enough, judge, winners
-from trimtab.lineage import Context, outcome_tags, with_promoted
+from trimtab.lease import LEASE_SECONDS
+from trimtab.lineage import Context
 from trimtab.pareto import order
 from trimtab.parts import Parts
 from trimtab.pick import nearest
 from trimtab.recipe import Recipe
-from trimtab.registry import CHALLENGER, Version
+from trimtab.registry import Version
 from trimtab.runtime import CHAMPION
 from trimtab.search import Search, by_quality
-from trimtab.stand import Stand, bench_of, context_of, kitchen, loadable, take
+from trimtab.stand import Stand, kitchen, take
 
 __all__ = [
-    "gained",
     "log_candidates",
     "optimize",
-    "promote_all",
-    "recorded",
     "register",
     "request",
     "request_by_hand",
@@ -42,7 +39,7 @@ def request(parts: Parts, window: int, cause: str, reasons: Sequence[str]) -> Ro
     return parts.journal.request_round(f"{parts.project.name}:round:{window}:{cause}", window, cause, reasons)
 
 
-def request_by_hand(parts: Parts, reason: str) -> Round:
+def request_by_hand(parts: Parts, reason: str, who: str | None = None) -> Round:
     """Write a round that a person asks for; an open one of the same reason is taken up instead."""
     asked = parts.journal.rounds()
     reasons = (f"asked for: {reason}",)
@@ -51,7 +48,7 @@ def request_by_hand(parts: Parts, reason: str) -> Round:
         return still_open
     newest = max((w.number for w in parts.journal.windows()), default=0)
     operation = f"{parts.project.name}:round:{newest}:manual-{len(asked) + 1}"
-    return parts.journal.request_round(operation, newest, "manual", reasons)
+    return parts.journal.request_round(operation, newest, "manual", reasons, who)
 
 
 def optimize(parts: Parts, asked: Round) -> Round:
@@ -76,7 +73,7 @@ def optimize(parts: Parts, asked: Round) -> Round:
                 raise
             except Exception as error:  # left open, it would be the first thing to fail at every start
                 parts.journal.record("error", {"round": asked.operation, "message": str(error)})
-                _give_up(parts, asked, str(error))
+                give_up(parts, asked, str(error))
                 raise
     return next(r for r in parts.journal.rounds() if r.operation == asked.operation)
 
@@ -105,32 +102,6 @@ def _refuse_deadly(parts: Parts, asked: Round) -> None:
         )
 
 
-def _give_up(parts: Parts, asked: Round, error: str) -> None:
-    """Close a round that raised, with what it had decided and what of it was done."""
-    promoted = [p.alias for p in parts.journal.promotions(None) if asked.made(p)]
-    decided = recorded(parts, asked, "decided")
-    outcome = "lost" if decided is None else _outcome(decided, promoted)
-    outcome = "failed" if outcome == "lost" else outcome
-    detail = {"error": error} | ({} if decided is None else with_promoted(decided["detail"], promoted))
-    parts.journal.close_round(asked.operation, outcome, detail)
-    _close_run(parts, asked, outcome, detail.get("version"))
-
-
-def _close_run(parts: Parts, asked: Round, outcome: str, version: int | None) -> None:
-    """Close the registry's run of a round that is closed, if one was begun; the journal is what counts."""
-    try:
-        begun = recorded(parts, asked, "logged")
-        if begun is not None:
-            parts.registry.close_round(begun["run"], outcome, outcome_tags(outcome, version))
-    except Exception as error:  # a stranger's registry may raise anything, and must not hide what came before
-        parts.journal.record("error", {"run": asked.operation, "message": str(error)})
-
-
-def recorded(parts: Parts, asked: Round, kind: str) -> Mapping[str, Any] | None:
-    """Return what was written down first of a kind for a round, by whatever process."""
-    return next((d for _, _, d in parts.journal.records(kind) if d["round"] == asked.operation), None)
-
-
 def _run(parts: Parts, asked: Round) -> None:
     begin = time.monotonic()
     if champion.reconcile(parts) is None or any(r.cause == "first" and r.open for r in parts.journal.rounds()):
@@ -139,19 +110,11 @@ def _run(parts: Parts, asked: Round) -> None:
     decided = recorded(parts, asked, "decided")
     if decided is None:
         promotions = parts.journal.promotions(None)
-        if _overtaken(asked, promotions):
+        if overtaken(asked, promotions):
             parts.journal.close_round(asked.operation, "lost", {"reason": "another promotion came first"})
-            return _close_run(parts, asked, "lost", None)
+            return close_run(parts, asked, "lost", None)
         decided = _decide(parts, take(parts, asked, promotions, begin))
-    return _carry_out(parts, asked, decided)
-
-
-def _overtaken(asked: Round, promotions: Sequence[Promotion]) -> bool:
-    """Tell whether a champion moved since the round was asked for, by another's hand.
-
-    A target that the project gained since begins with the champion that it had: nothing moved.
-    """
-    return any(p.epoch > asked.epoch and p.kind != "first" and not asked.made(p) for p in promotions)
+    return carry_out(parts, asked, decided)
 
 
 def _decide(parts: Parts, stand: Stand) -> Mapping[str, Any]:
@@ -269,43 +232,6 @@ def log_candidates(parts: Parts, context: Context, run: str, entries: Sequence[E
     return logged
 
 
-def _carry_out(parts: Parts, asked: Round, decided: Mapping[str, Any]) -> None:
-    """Promote what was decided, and close the round."""
-    versions, challenger = decided["versions"], decided["challenger"]
-    if versions and parts.project.promotion.mode == "manual":
-        _propose(parts, asked, decided)
-        return
-    promoted = promote_all(parts, asked, versions)
-    if challenger is not None:
-        parts.registry.set_alias(CHALLENGER, challenger)
-    outcome = _outcome(decided, promoted)
-    detail = with_promoted(decided["detail"], promoted)
-    if CHAMPION in promoted:
-        detail |= gained(parts, asked, detail["champion"], versions[CHAMPION])
-    parts.registry.close_round(decided["run"], outcome, outcome_tags(outcome, detail["version"]))
-    parts.journal.close_round(asked.operation, outcome, detail)
-
-
-def _propose(parts: Parts, asked: Round, decided: Mapping[str, Any]) -> None:
-    """Close the round with its winner as the challenger: a person says what becomes of it."""
-    versions = decided["versions"]
-    parts.registry.set_alias(CHALLENGER, versions.get(CHAMPION, next(iter(versions.values()))))
-    parts.registry.close_round(decided["run"], PROPOSED, outcome_tags(PROPOSED, None))
-    parts.journal.close_round(asked.operation, PROPOSED, with_promoted(decided["detail"], ()))
-
-
-def _outcome(decided: Mapping[str, Any], promoted: Sequence[str]) -> str:
-    """Say in one word what became of a round, over all targets.
-
-    A champion that is worse stays so until the first target's moves, whatever became of the others.
-    """
-    if decided["repair"] and CHAMPION not in promoted:
-        return "lost" if CHAMPION in decided["versions"] else "degraded"
-    if promoted:
-        return "promoted"
-    return "lost" if decided["versions"] else "kept"
-
-
 def _best_so_far(parts: Parts, entries: Sequence[Entry]) -> Entry | None:
     """Return what comes nearest to a winner on the first target."""
     return nearest(entries, CHAMPION, parts.project.target, parts.margin(parts.project.target))
@@ -348,62 +274,3 @@ def _run_of(parts: Parts, context: Context, run: str, entry: Entry, alias: str, 
     if log.name == entry.recipe.name:
         return logged[log.name]
     return parts.executor.call(f"log {log.name}", parts.registry.log_candidate, run, log)
-
-
-def promote_all(
-    parts: Parts,
-    asked: Round,
-    versions: Mapping[str, int],
-    kind: str = "promote",
-    detail: Mapping[str, Any] | None = None,
-) -> list[str]:
-    """Promote on each target, and return the aliases that moved; another's promotion in between ends it.
-
-    Parameters
-    ----------
-    versions
-        By the alias of each target's champion.
-    kind, detail
-        Of the promotions.
-    """
-    moved: list[str] = []
-    for alias, version in versions.items():
-        promotions = parts.journal.promotions(None)
-        operation = asked.operation if alias == CHAMPION else f"{asked.operation}:{alias}"
-        mine = any(p.operation == operation for p in promotions)
-        if not mine and _overtaken(asked, promotions):
-            break
-        if champion.promote(parts, operation, version, promotions[-1].epoch, kind, detail or {}, alias) is None:
-            break
-        moved.append(alias)
-    return moved
-
-
-def gained(parts: Parts, asked: Round, before: int, version: int) -> dict[str, Any]:
-    """Return what was gained over the first champion; nothing where that can no longer be measured."""
-    try:
-        context = context_of(parts, asked, champion.load(parts, before))
-        return {"against_first": _against_first(parts, context, version)}
-    except ServiceError:
-        raise
-    except Exception as error:  # the promotion stands, whatever became of the first version's files or its runtime
-        parts.journal.record("error", {"version": version, "message": str(error)})
-        return {}
-
-
-def _against_first(parts: Parts, context: Context, version: int) -> dict[str, float]:
-    """Measure a new champion beside the very first, for the line that says what was gained."""
-    first = champion.load(parts, parts.journal.promotions()[0].version)
-    new = champion.load(parts, version)
-    bench = bench_of(parts, context, CHAMPION, loadable(parts, first))
-    scores = parts.executor.call(
-        "benchmark against the first champion", bench.measure, loadable(parts, new), CONFIDENCE
-    )
-    speedup = scores.latency.speedup
-    return {
-        "speedup": speedup.value,
-        "speedup_low": speedup.low,
-        "speedup_high": speedup.high,
-        "size_bytes": float(scores.size_bytes),
-        "size_ratio": scores.size_bytes / first.model.size_bytes,
-    }

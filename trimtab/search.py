@@ -127,11 +127,31 @@ class Search:
         """Whether no further recipe will be begun."""
         return self._dry or len(self._begun) >= self.candidates
 
-    def ask(self) -> Task | None:
-        """Return what to build next, or None when nothing is left that is worth it."""
+    def batch(self, most: int) -> list[Task]:
+        """Return what to build next, as far as it can be said before it is known what comes of any of it.
+
+        Parameters
+        ----------
+        most
+            Number of tasks; fewer near the end, and none when nothing is left that is worth it.
+        """
+        tasks: list[Task] = []
+        while len(tasks) < most and (task := self.ask(last=not tasks)) is not None:
+            tasks.append(task)
+        return tasks
+
+    def ask(self, last: bool = True) -> Task | None:
+        """Return what to build next, or None when nothing is left that is worth it.
+
+        Parameters
+        ----------
+        last
+            Whether the search was told of everything that it proposed, so that the end of it can be told.
+        """
         if self._queue and not self.done:
             return self._next(self._queue)
-        return self._promote(at_end=False) or self._draw() or self._last() or self._promote(at_end=True)
+        begun = self._promote(at_end=False) or self._draw() or self._last()
+        return begun or (self._promote(at_end=True) if last else None)
 
     def _next(self, queue: list[Recipe]) -> Task:
         recipe = queue.pop(0)

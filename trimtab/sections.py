@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,8 +10,9 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 
+from trimtab.address import masked
 from trimtab.data import Role
 from trimtab.errors import nearest
 from trimtab.recipe import Recipe
@@ -25,6 +27,7 @@ __all__ = [
     "MonitorsSettings",
     "OptimizeSettings",
     "RegistrySettings",
+    "RunnerSettings",
     "Section",
     "SourceSettings",
     "Split",
@@ -66,6 +69,8 @@ def _named(value: object) -> object:
 
 
 Windows = Annotated[int, BeforeValidator(_windows), Field(ge=0)]
+Address = Annotated[str, PlainSerializer(masked, when_used="json")]
+"""Of a server or a database; what is written down of a project's settings, in the journal too, has no password."""
 
 
 class Section(BaseModel):
@@ -270,11 +275,6 @@ class MonitorsSettings(Section):
     rows
         Most rows of a window that the champion answers for its monitors, and that are looked at together;
         a larger window is drawn from. Counts and columns are of all rows.
-    workers
-        Parts of a large window that are looked at at the same time; what is found does not depend on it.
-    pool
-        What they are: ``threads``, or ``processes``, which take seconds to start and each the memory of its
-        libraries, and then wait for each other less.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -283,8 +283,6 @@ class MonitorsSettings(Section):
     false_alarms: float = Field(default=0.05, gt=0, lt=1)
     reference: str = Field(default="fixed", pattern=r"^(fixed|last good|season [1-9]\d*(d| windows?))$")
     rows: int = Field(default=50_000, ge=1000)
-    workers: int = Field(default=1, ge=1)
-    pool: Literal["threads", "processes"] = "threads"
 
     @model_validator(mode="after")
     def _extras_are_monitors(self) -> MonitorsSettings:
@@ -316,8 +314,11 @@ class OptimizeSettings(Section):
         was built by then is judged.
     recipes
         Recipes to try first, written out.
+    together
+        Recipes that are drawn before it is known what comes of the first of them; as many are built at the same
+        time at most. Which recipes are tried follows from it, and not from the runner.
     threads
-        Threads that building may use.
+        Threads that building one of them may use.
     sampler
         Which recipes to draw from the space that the techniques and their ranges span: ``grid`` (every
         one, in order), ``random``, ``tpe`` or ``nsga2``, or one such name with its settings.
@@ -342,6 +343,7 @@ class OptimizeSettings(Section):
     candidates: int = Field(default=12, ge=1)
     minutes: float = Field(default=20, gt=0)
     recipes: tuple[Recipe, ...] = ()
+    together: int = Field(default=4, ge=1)
     threads: int = Field(default=1, ge=1)
     sampler: Annotated[str | dict[str, Any], BeforeValidator(_named)] = "grid"
     halving: Halving | None = None
@@ -404,7 +406,8 @@ class ScheduleSettings(Section):
     Parameters
     ----------
     cron
-        Five fields: minute, hour, day of the month, month, day of the week.
+        Five fields: minute, hour, day of the month, month, day of the week. ``H`` as the minute is one that follows
+        from the project's name, so that many projects are not due at once.
     timezone
         Of the cron, by its IANA name.
     catch_up
@@ -420,7 +423,7 @@ class ScheduleSettings(Section):
     @classmethod
     def _comes(cls, value: str) -> str:
         try:
-            next(CronSim(value, datetime.now(UTC)))
+            next(CronSim(_at_minute(value, "0"), datetime.now(UTC)))
         except (CronSimError, StopIteration) as error:
             raise ValueError(f"{value!r} is no cron of five fields that ever comes, such as '0 4 * * *'") from error
         return value
@@ -445,6 +448,24 @@ class ScheduleSettings(Section):
         """
         return next(CronSim(self.cron, moment.astimezone(ZoneInfo(self.timezone))))
 
+    def of(self, project: str) -> ScheduleSettings:
+        """Return the schedule with the minute that ``H`` stands for in a project of that name.
+
+        Examples
+        --------
+        >>> hourly = ScheduleSettings(cron="H * * * *")
+        >>> hourly.of("churn").cron, hourly.of("digits").cron, ScheduleSettings().of("churn").cron
+        ('34 * * * *', '2 * * * *', '0 * * * *')
+        """
+        minute = int(hashlib.sha256(project.encode()).hexdigest(), 16) % 60
+        return self.model_copy(update={"cron": _at_minute(self.cron, str(minute))})
+
+
+def _at_minute(cron: str, minute: str) -> str:
+    """Return a cron with its minute in place of ``H``."""
+    first, _, rest = cron.strip().partition(" ")
+    return f"{minute if first == 'H' else first} {rest}"
+
 
 class RegistrySettings(Section):
     """Where versions are registered.
@@ -455,10 +476,38 @@ class RegistrySettings(Section):
         Name of an installed registry.
     url
         Its address; by default a SQLite file in the project's home.
+    artifacts
+        Where the models' files are kept: a folder, by default ``artifacts`` in the project's home, or an address that
+        fsspec knows, such as ``s3://bucket/path``. It counts where ``url`` is no server, and for the server that
+        ``trimtab up`` starts; any other decides itself.
     """
 
     kind: str = "mlflow"
-    url: str | None = None
+    url: Address | None = None
+    artifacts: Address | None = None
+
+
+class RunnerSettings(Section):
+    """Where candidates are built and parts of large windows are looked at; what comes of it is the same everywhere.
+
+    Everything beside ``kind`` is a setting of the runner. ``runner: processes`` is short for its kind, and an address
+    such as ``runner: dask://host:8786`` for its kind and ``url``.
+
+    Parameters
+    ----------
+    kind
+        Name of an installed runner: ``threads`` of the loop's own process, ``processes`` of its machine, or ``dask`` or
+        ``ray`` for other machines too.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str = "threads"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The runner's own settings."""
+        return dict(self.model_extra or {})
 
 
 class PromotionSettings(Section):
@@ -477,7 +526,31 @@ class PromotionSettings(Section):
     expires: Windows = 4
 
 
-class JournalSettings(Section):
-    """Where the journal is kept: a SQLAlchemy URL; by default a SQLite file in the project's home."""
+class RolloutSettings(Section):
+    """How a challenger that the gate has proven meets live windows, before and after it is promoted.
 
-    url: str | None = None
+    Parameters
+    ----------
+    shadow
+        Windows after the round on which the winner answers beside the champion, and is judged by their labels,
+        before it is promoted; 0: it is promoted at once.
+    probation
+        Windows after a promotion on which the new champion is judged by their labels beside its predecessor; one
+        that is proven to be worse is rolled back, once. 0: none is.
+    """
+
+    shadow: Windows = 0
+    probation: Windows = 2
+
+
+class JournalSettings(Section):
+    """Where the journal is kept.
+
+    Parameters
+    ----------
+    url
+        SQLAlchemy's address of a SQLite file or of a PostgreSQL database, such as
+        ``postgresql+psycopg://user@host/database``; by default a SQLite file in the project's home.
+    """
+
+    url: Address | None = None

@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 from pydantic_settings import SettingsError as UnreadableVariable
 
+from trimtab.address import masked
 from trimtab.errors import SettingsError, nearest
 from trimtab.files import duration
 from trimtab.gate import Gate
@@ -33,6 +34,8 @@ from trimtab.sections import (
     OptimizeSettings,
     PromotionSettings,
     RegistrySettings,
+    RolloutSettings,
+    RunnerSettings,
     ScheduleSettings,
     SourceSettings,
     WindowSettings,
@@ -48,6 +51,20 @@ WEEKS = 52.0
 
 def _mode(value: object) -> object:
     return {"mode": value} if isinstance(value, str) else value
+
+
+def _runner(value: object) -> object:
+    """Return the settings that a short word or an address stands for.
+
+    Examples
+    --------
+    >>> _runner("processes"), _runner("dask://host:8786")
+    ({'kind': 'processes'}, {'kind': 'dask', 'url': 'dask://host:8786'})
+    """
+    if not isinstance(value, str):
+        return value
+    kind, address, _ = value.partition("://")
+    return {"kind": kind, "url": value} if address else {"kind": kind}
 
 
 class Project(BaseSettings):
@@ -78,10 +95,12 @@ class Project(BaseSettings):
     trigger: Trigger = Trigger()
     schedule: ScheduleSettings = ScheduleSettings()
     promotion: Annotated[PromotionSettings, BeforeValidator(_mode)] = PromotionSettings()
+    rollout: RolloutSettings = RolloutSettings()
     targets: tuple[Target, ...] = Field(default=(Target(),), min_length=1)
     optimize: OptimizeSettings = OptimizeSettings()
     benchmark: BenchmarkSettings = BenchmarkSettings()
     gate: Gate = Gate()
+    runner: Annotated[RunnerSettings, BeforeValidator(_runner)] = RunnerSettings()
     registry: RegistrySettings = RegistrySettings()
     journal: JournalSettings = JournalSettings()
 
@@ -140,6 +159,11 @@ class Project(BaseSettings):
     def registry_url(self) -> str:
         """Where the registry is."""
         return self.registry.url or f"sqlite:///{(self.folder / 'mlflow.db').absolute()}"
+
+    @property
+    def timetable(self) -> ScheduleSettings:
+        """The schedule, at the project's own minute where it names none."""
+        return self.schedule.of(self.name)
 
     @property
     def windows_per_year(self) -> float:
@@ -273,7 +297,7 @@ def _explain(error: ValidationError, path: Path, root: type[BaseModel]) -> str:
             lines.append(f"  {at}: required, and not set")
         else:
             message = _in_yaml_words(problem["msg"].removeprefix("Value error, "))
-            lines.append(f"  {at}: {message}, got {problem.get('input')!r}")
+            lines.append(masked(f"  {at}: {message}, got {problem.get('input')!r}"))
     return "\n".join(lines)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 from trimtab import champion
@@ -63,8 +62,7 @@ def survey_of(
         except Exception as error:  # a plugin may raise anything, and the other monitors must still look
             failed[monitor.name] = error
     most = parts.project.monitors.rows
-    each = functools.partial(parts.executor.map, f"look at window {window.number}")
-    seen = survey(window.partitions, serving.schema, window.number, fits, most, keep, each)
+    seen = survey(window.partitions, serving.schema, window.number, fits, most, keep, parts.workers.map)
     return dataclasses.replace(seen, failed={**seen.failed, **failed})
 
 

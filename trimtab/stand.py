@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trimtab import champion, rows
+from trimtab.candidate import elapsed
 from trimtab.data import Role
 from trimtab.evidence import Bench
 from trimtab.history import Promotion, Round
@@ -86,7 +87,7 @@ def take(parts: Parts, asked: Round, promotions: Sequence[Promotion], begin: flo
 def _spent(parts: Parts, asked: Round) -> float:
     """Return the seconds that a round has built for already, before the process that did was ended."""
     steps = (detail for _, _, detail in parts.journal.records("step"))
-    return float(sum(step["seconds"] for step in steps if step["round"] == asked.operation))
+    return elapsed(step for step in steps if step["round"] == asked.operation)
 
 
 def context_of(parts: Parts, asked: Round, serving: Serving) -> Context:

@@ -68,8 +68,8 @@ class State:
         Share of each feature in what the champion answers; they sum to 1. Empty: not known.
     tried
         Statistics that had moved when a round found nothing better for it, under the present champion.
-    proposed
-        Operation of the round whose winner waits for a person; None: none does.
+    waits
+        What the winner of a round waits for before it is promoted or rejected, in words; None: none waits.
     acknowledged
         What a person said to be expected, also what no longer holds: of the windows for which it held it is
         still expected.
@@ -83,7 +83,7 @@ class State:
     trained_rows: int = 0
     importance: Mapping[str, float] = field(default_factory=dict)
     tried: frozenset[str] = frozenset()
-    proposed: str | None = None
+    waits: str | None = None
     acknowledged: tuple[Acknowledged, ...] = ()
 
     @property

@@ -8,8 +8,9 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from trimtab.acts import acts
 from trimtab.errors import TrimtabError
-from trimtab.history import Promotion, Quality, Round, degraded
+from trimtab.history import PROPOSED, SHADOW, Promotion, Quality, Round, degraded
 from trimtab.journal import Journal
 from trimtab.monitor import Answer, Finding
 from trimtab.registry import CHALLENGER, PREVIOUS, Registry, beside
@@ -33,6 +34,7 @@ def describe(journal: Journal, registry: Registry | None) -> dict[str, Any]:
         "metric": _metric(journal),
         "state": state(rounds, bool(promotions), asked is not None),
         "waiting": asked,
+        "rollout": rollout(journal),
         "champion": promotions[-1].version if promotions else None,
         "epoch": max((p.epoch for p in journal.promotions(None)), default=0),
         "windows": window_rows(journal),
@@ -45,6 +47,7 @@ def describe(journal: Journal, registry: Registry | None) -> dict[str, Any]:
         "quality": mean_quality(journal),
         "gained": gained(journal),
         "reports": [dict(detail) for _, _, detail in journal.records("report")],
+        "acts": acts(journal),
         "errors": [{"at": at, **detail} for at, _, detail in journal.records("error")],
         **_registry(registry, _targets(journal.promotions(None))),
     }
@@ -63,8 +66,24 @@ def _targets(promotions: Sequence[Promotion]) -> dict[str, int]:
 
 def _approval(journal: Journal) -> str | None:
     """Return what waits for a person's approval; None: nothing does."""
-    asked = journal.proposed()
-    return None if asked is None else f"what {asked.operation} proposed waits for trimtab promote, or trimtab reject"
+    asked = journal.waiting()
+    return asked.waits if asked is not None and asked.outcome == PROPOSED else None
+
+
+def rollout(journal: Journal) -> str | None:
+    """Say what is in shadow or on probation; None where nothing is."""
+    asked = journal.waiting()
+    if asked is not None and asked.outcome == SHADOW:
+        return asked.waits
+    settings = json.loads(journal.config()).get("rollout", {})
+    promotions, most = journal.promotions(), settings.get("probation", 0)
+    made = next((r for r in journal.rounds() if promotions and r.cause != "first" and r.made(promotions[-1])), None)
+    about = None if made is None else {"round": made.operation, "alias": CHAMPION}
+    looks = [d["windows"] for _, _, d in journal.records("probation") if about and about.items() <= d.items()]
+    judged = max(map(len, looks), default=0)
+    if made is None or judged >= most:
+        return None
+    return f"version {promotions[-1].version} is on probation: {judged} of {most} windows are judged"
 
 
 def waiting(journal: Journal) -> str | None:
@@ -108,7 +127,7 @@ def _registry(registry: Registry | None, targets: Collection[str]) -> dict[str, 
         return {"registry_up": False, "aliases": {}, "versions": [], "registry_error": str(error)}
 
 
-DETAIL = ("candidates", "targets", "spared", "rows", "version", "champion", "error")
+DETAIL = ("candidates", "targets", "spared", "rows", "version", "champion", "error", "shadow", "rolled_back")
 """What a closed round's record says beside its outcome."""
 
 

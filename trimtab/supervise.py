@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import configparser
 import hashlib
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from supervisor.xmlrpc import SupervisorTransport
+from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from trimtab.errors import InputError, ServiceError
 
-__all__ = ["Program", "Seen", "Supervisor"]
+__all__ = ["Program", "Seen", "Supervisor", "end_rest"]
 
 START_SECONDS = 20.0
 STOP_SECONDS = 20
@@ -116,11 +119,13 @@ class Supervisor:
     def start(self, name: str) -> None:
         """Start a process that does not run; return at once."""
         if self.seen()[name].state in ("STOPPED", "EXITED", "FATAL"):
-            self._ask("startProcess", name, False)
+            with _unless(Faults.ALREADY_STARTED):
+                self._ask("startProcess", name, False)
 
     def stop(self, name: str) -> None:
         """End a process, which stays ended until it is started; return when it has."""
-        self._ask("stopProcess", name, True)
+        with _unless(Faults.NOT_RUNNING):
+            self._ask("stopProcess", name, True)
 
     def seen(self) -> dict[str, Seen]:
         """Return what is known of each process."""
@@ -145,6 +150,12 @@ class Supervisor:
         deadline = time.monotonic() + 2 * STOP_SECONDS
         while self.runs and time.monotonic() < deadline:
             time.sleep(0.1)
+
+    def bury(self, orphans: Iterable[int]) -> None:
+        """End the process groups that a supervisord which was killed left behind: they hold their ports."""
+        for pid in orphans:
+            with suppress(ProcessLookupError, PermissionError):  # it ended, and the number may be another's
+                os.killpg(pid, signal.SIGKILL)
 
     def _ask(self, question: str, *arguments: Any) -> Any:
         transport = SupervisorTransport("", "", f"unix://{self._socket}")
@@ -177,9 +188,9 @@ class Supervisor:
         }
         for program in programs:
             conf[f"program:{program.name}"] = {
-                "command": " ".join(_quoted(word) for word in program.argv),
+                "command": " ".join(_quoted(word, f"an argument of {program.name}") for word in program.argv),
                 "directory": _text(cwd.absolute()),
-                "environment": ",".join(f"{k}={_quoted(v)}" for k, v in program.environment.items()),
+                "environment": ",".join(f"{k}={_quoted(v, k)}" for k, v in program.environment.items()),
                 "autostart": "false",
                 "autorestart": "true",
                 "startretries": str(RESTARTS),
@@ -196,19 +207,41 @@ class Supervisor:
             conf.write(file)
 
 
+def end_rest(process: int) -> None:
+    """End what a process of ours left behind when it died: a server's child would keep the port, and go on answering.
+
+    Parameters
+    ----------
+    process
+        Its number, which is that of its group: supervisord gives each process one of its own.
+    """
+    with suppress(ProcessLookupError, PermissionError):  # all ended, or the number is another's by now
+        os.killpg(process, signal.SIGKILL)
+
+
+@contextmanager
+def _unless(code: int) -> Iterator[None]:
+    """Let one fault pass: what was asked for came about by itself in between."""
+    try:
+        yield
+    except xmlrpc.client.Fault as fault:
+        if fault.faultCode != code:
+            raise
+
+
 def _text(value: object) -> str:
     """Return text as supervisord reads it: it expands what follows a percent sign."""
     return str(value).replace("%", "%%")
 
 
-def _quoted(word: str) -> str:
+def _quoted(word: str, what: str) -> str:
     """Return a word of a command or an environment as supervisord, which splits like a shell, reads it.
 
     Raises
     ------
     InputError
-        For a word that its format cannot hold.
+        For a word that its format cannot hold, naming ``what`` it is: it may hold a password.
     """
     if any(mark in word for mark in ('"', "\n", "\\")):
-        raise InputError(f"{word!r}: a quotation mark, a backslash or a line break cannot be handed to a service")
+        raise InputError(f"{what}: a quotation mark, a backslash or a line break cannot be handed to a service")
     return f'"{_text(word)}"'

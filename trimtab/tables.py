@@ -4,36 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, String, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+
+# In the order of their characters on every database: a server's own language would put findings in another.
+TEXT = String().with_variant(String(collation="C"), "postgresql")
 
 
 class Base(DeclarativeBase):
     """Tables of the journal; every row belongs to one project."""
 
-    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012 (SQLAlchemy reads it)
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, str: TEXT}  # noqa: RUF012 (SQLAlchemy reads it)
 
 
 class Meta(Base):
     """Version of the tables."""
 
     __tablename__ = "meta"
-    key: Mapped[str] = mapped_column(String(40), primary_key=True)
-    value: Mapped[str] = mapped_column(String(200))
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
 
 
 class ProjectRow(Base):
     """A project and what was fixed at its first run."""
 
     __tablename__ = "projects"
-    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
     config: Mapped[str]
-    split_key: Mapped[str] = mapped_column(String(200))
+    split_key: Mapped[str]
     sealed: Mapped[dict[str, Any]]
-    start: Mapped[int | None]
-    created: Mapped[str] = mapped_column(String(40))
+    start: Mapped[int | None] = mapped_column(BigInteger)
+    created: Mapped[str]
 
 
 class WindowRow(Base):
@@ -47,11 +50,11 @@ class WindowRow(Base):
     rows: Mapped[int]
     champion: Mapped[int | None]
     labelled: Mapped[bool] = mapped_column(default=False)
-    action: Mapped[str | None] = mapped_column(String(20))
+    action: Mapped[str | None]
     reasons: Mapped[list[Any]]
     weighed: Mapped[dict[str, Any]]
     seconds: Mapped[float] = mapped_column(default=0.0)
-    at: Mapped[str] = mapped_column(String(40))
+    at: Mapped[str]
 
 
 class FindingRow(Base):
@@ -60,12 +63,12 @@ class FindingRow(Base):
     __tablename__ = "findings"
     project: Mapped[str] = mapped_column(ForeignKey("projects.name"), primary_key=True)
     window: Mapped[int] = mapped_column(primary_key=True)
-    monitor: Mapped[str] = mapped_column(String(100), primary_key=True)
+    monitor: Mapped[str] = mapped_column(primary_key=True)
     version: Mapped[int] = mapped_column(primary_key=True)
     tick: Mapped[int]
-    answer: Mapped[str] = mapped_column(String(20))
+    answer: Mapped[str]
     finding: Mapped[dict[str, Any]]
-    at: Mapped[str] = mapped_column(String(40))
+    at: Mapped[str]
 
 
 class LabelRow(Base):
@@ -77,7 +80,7 @@ class LabelRow(Base):
     rows: Mapped[int]
     complete: Mapped[bool]
     closed: Mapped[int]
-    at: Mapped[str] = mapped_column(String(40))
+    at: Mapped[str]
 
 
 class QualityRow(Base):
@@ -89,37 +92,50 @@ class QualityRow(Base):
     version: Mapped[int] = mapped_column(primary_key=True)
     value: Mapped[float | None]
     rows: Mapped[int]
-    at: Mapped[str] = mapped_column(String(40))
+    at: Mapped[str]
 
 
-class RoundRow(Base):
+class Leased(Base):
+    """What one process does at a time: who holds it, and until when (seconds since 1970)."""
+
+    __abstract__ = True
+    operation: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str | None]
+    lease_until: Mapped[float] = mapped_column(default=0.0)
+
+
+class RoundRow(Leased):
     """One optimization, from request to outcome."""
 
     __tablename__ = "rounds"
-    operation: Mapped[str] = mapped_column(String(200), primary_key=True)
     project: Mapped[str] = mapped_column(ForeignKey("projects.name"))
     window: Mapped[int]
-    cause: Mapped[str] = mapped_column(String(40))
+    cause: Mapped[str]
     reasons: Mapped[list[Any]]
-    state: Mapped[str] = mapped_column(String(20))
-    outcome: Mapped[str | None] = mapped_column(String(20))
+    state: Mapped[str]
+    outcome: Mapped[str | None]
     epoch: Mapped[int]
-    owner: Mapped[str | None] = mapped_column(String(200))
-    lease_until: Mapped[float] = mapped_column(default=0.0)
     detail: Mapped[dict[str, Any]]
-    requested: Mapped[str] = mapped_column(String(40))
-    closed: Mapped[str | None] = mapped_column(String(40))
+    requested: Mapped[str]
+    closed: Mapped[str | None]
+
+
+class LeaseRow(Leased):
+    """What one process does at a time beside a round."""
+
+    __tablename__ = "leases"
+    project: Mapped[str] = mapped_column(ForeignKey("projects.name"))
 
 
 class SplitRow(Base):
     """A sealed split: how many rows of each role, under which digest; never changed."""
 
     __tablename__ = "splits"
-    operation: Mapped[str] = mapped_column(String(200), primary_key=True)
+    operation: Mapped[str] = mapped_column(primary_key=True)
     project: Mapped[str] = mapped_column(ForeignKey("projects.name"))
-    digest: Mapped[str] = mapped_column(String(64))
+    digest: Mapped[str]
     detail: Mapped[dict[str, Any]]
-    at: Mapped[str] = mapped_column(String(40))
+    at: Mapped[str]
 
 
 class PromotionRow(Base):
@@ -129,12 +145,12 @@ class PromotionRow(Base):
     __table_args__ = (UniqueConstraint("project", "operation"),)
     project: Mapped[str] = mapped_column(ForeignKey("projects.name"), primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True)
-    alias: Mapped[str] = mapped_column(String(100))
+    alias: Mapped[str]
     version: Mapped[int]
-    operation: Mapped[str] = mapped_column(String(200))
-    kind: Mapped[str] = mapped_column(String(20))
+    operation: Mapped[str]
+    kind: Mapped[str]
     detail: Mapped[dict[str, Any]]
-    at: Mapped[str] = mapped_column(String(40))
+    at: Mapped[str]
 
 
 class RecordRow(Base):
@@ -143,8 +159,16 @@ class RecordRow(Base):
     __tablename__ = "records"
     __table_args__ = (UniqueConstraint("project", "operation"),)
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    project: Mapped[str] = mapped_column(String(100))
-    operation: Mapped[str | None] = mapped_column(String(200))
-    kind: Mapped[str] = mapped_column(String(40))
+    project: Mapped[str]
+    operation: Mapped[str | None]
+    kind: Mapped[str]
     detail: Mapped[dict[str, Any]]
-    at: Mapped[str] = mapped_column(String(40))
+    at: Mapped[str]
+
+
+class ChangeRow(Base):
+    """How often a project's part of the journal was written to, whatever was written."""
+
+    __tablename__ = "changes"
+    project: Mapped[str] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)

@@ -145,6 +145,9 @@ class Trigger(BaseModel):
     ask_after
         Windows in a row that are quarantined for the same column until a person is asked: what comes again
         and again is no accident, and without sound windows the model is not watched.
+    alerts
+        Names of alerts that may start a round, where Alertmanager tells ``trimtab hook`` of them; one with the
+        label ``trimtab_round: "true"`` may, too.
 
     Examples
     --------
@@ -165,6 +168,7 @@ class Trigger(BaseModel):
     cooldown: Annotated[int, BeforeValidator(_windows), Field(ge=0)] = 1
     budget: Budget = Budget()
     ask_after: Annotated[int, BeforeValidator(_windows), Field(ge=1)] = 3
+    alerts: tuple[str, ...] = ("TrimtabModelWorse",)
 
     def decide(self, window: int, findings: Iterable[Finding], state: State | None = None) -> Decision:
         """Decide what is done now that ``window`` has closed.
@@ -189,7 +193,7 @@ class Trigger(BaseModel):
         heard = Heard.of(window, found, state)
         causes, waiting, weighed = self._causes(window, heard, state)
         reasons = tuple(r for _, told in causes for r in told)
-        if causes and (held := self._held(window, state)):
+        if causes and (held := self.held(window, state)):
             return Decision(window, Action.ALERT, (held, *reasons), None, weighed)
         if causes:
             return Decision(window, Action.OPTIMIZE, reasons, causes[0][0], weighed)
@@ -270,10 +274,10 @@ class Trigger(BaseModel):
                 found.append((kind, (f"{since} windows since the last round ({cause})",)))
         return found
 
-    def _held(self, window: int, state: State) -> str | None:
-        """Say why no round may start now, or None."""
-        if state.proposed is not None:
-            return f"no round: what {state.proposed} proposed waits for trimtab promote, or trimtab reject"
+    def held(self, window: int, state: State) -> str | None:
+        """Say why no round may start after a window, or None."""
+        if state.waits is not None:
+            return f"no round: {state.waits}"
         if state.last is not None and window - state.last <= self.cooldown:
             return f"cooling down: the last round ran after window {state.last}, cooldown {self.cooldown}"
         if spent := self.budget.spent(window, state):

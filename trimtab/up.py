@@ -6,19 +6,21 @@ import json
 import socket
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import filelock
 
 from trimtab import discover
+from trimtab.address import masked, refuse_passwords
 from trimtab.errors import InputError, ServiceError
 from trimtab.service import LOOPBACK, Command, Ground, Service
 from trimtab.settings import Project
-from trimtab.supervise import Program, Seen, Supervisor
+from trimtab.supervise import Program, Seen, Supervisor, end_rest
 
 __all__ = ["Planned", "addresses", "installed", "plan", "running", "watch_over"]
 
@@ -79,8 +81,9 @@ def plan(
     Raises
     ------
     InputError
-        When a service cannot be started, naming what is missing.
+        When a service cannot be started, naming what is missing, or an override holds a password.
     """
+    refuse_passwords(overrides)
     used = {n: s for n, s in services.items() if not s.optional or n in wanted}
     order = TopologicalSorter({n: [a for a in s.after if a in used] for n, s in used.items()}).static_order()
     ground, planned = Ground(folder, projects, tuple(overrides)), list[Planned]()
@@ -113,7 +116,7 @@ class _Ports:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._ports: dict[str, int] = json.loads(file.read_text()) if file.is_file() else {}
+        self._ports: dict[str, int] = _read(file)  # without it they are chosen anew
         self._ours = Supervisor(file.parent).runs
 
     def of(self, name: str, usual: int | None) -> int:
@@ -170,15 +173,8 @@ def running(planned: Sequence[Planned], folder: Path, say: Callable[[str], None]
             f"the stack in {folder} is up already; end the other trimtab up, or use its servers"
         ) from error
     try:
-        programs = [Program(p.name, p.command.argv, p.command.environment) for p in planned if p.command is not None]
-        supervisor.begin(programs, Path.cwd())
         _tell_others(folder, planned)
-        ready: dict[str, Planned] = {}
-        for service in planned:
-            _make_ready(supervisor, [p for p in planned if p.name in service.after and p.name not in ready], ready, say)
-            if service.command is not None:
-                supervisor.start(service.name)
-        _make_ready(supervisor, [p for p in planned if p.name not in ready], ready, say)
+        _start(supervisor, planned, say)
         yield supervisor
     finally:
         supervisor.end()
@@ -186,18 +182,35 @@ def running(planned: Sequence[Planned], folder: Path, say: Callable[[str], None]
         lock.release()
 
 
+def _start(supervisor: Supervisor, planned: Sequence[Planned], say: Callable[[str], None]) -> None:
+    programs = [Program(p.name, p.command.argv, p.command.environment) for p in planned if p.command is not None]
+    supervisor.begin(programs, Path.cwd())
+    ready: dict[str, Planned] = {}
+    for service in planned:
+        _make_ready(supervisor, [p for p in planned if p.name in service.after and p.name not in ready], ready, say)
+        if service.command is not None:
+            supervisor.start(service.name)
+    _make_ready(supervisor, [p for p in planned if p.name not in ready], ready, say)
+
+
 ADDRESSES = "addresses.json"
 
 
 def _tell_others(folder: Path, planned: Sequence[Planned]) -> None:
     known = {p.name: p.address for p in planned if p.address}
+    (folder / ADDRESSES).touch(mode=0o600)  # addresses may hold passwords
     (folder / ADDRESSES).write_text(json.dumps(known))
 
 
 def addresses(folder: Path) -> dict[str, str]:
     """Return the addresses of the stack that is up in a folder, by service; none where none is."""
+    return _read(folder / ADDRESSES)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Read a file of ours; nothing where there is none, or where the process that wrote it was killed at that."""
     try:
-        told: dict[str, str] = json.loads((folder / ADDRESSES).read_text())
+        told: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):
         return {}
     return told
@@ -210,7 +223,7 @@ def _make_ready(
         if service.command is not None:
             _await(supervisor, service.name, service.command)
         ready[service.name] = service
-        say(f"{service.name}: {service.address or 'runs'}{'' if service.command else ' (given)'}")
+        say(f"{service.name}: {masked(service.address or 'runs')}{'' if service.command else ' (given)'}")
 
 
 def _await(supervisor: Supervisor, name: str, command: Command) -> None:
@@ -238,20 +251,37 @@ def _answers(command: Command) -> bool:
 def watch_over(supervisor: Supervisor, planned: Sequence[Planned]) -> Iterator[str]:
     """Look at the processes again and again, and yield what happened to them; what hangs is started anew.
 
-    What dies is started anew by supervisord, whether anybody looks or not.
+    What dies is started anew by supervisord, whether anybody looks or not; and all of it here, should that die.
     """
+    return _events(supervisor, planned, supervisor.seen())
+
+
+def _events(supervisor: Supervisor, planned: Sequence[Planned], seen: dict[str, Seen]) -> Iterator[str]:
     ours = {p.name: p.command for p in planned if p.command is not None}
-    return _events(supervisor, ours, supervisor.seen())
+    while True:
+        seen = yield from _until_it_ends(supervisor, ours, seen)
+        supervisor.bury(s.pid for s in seen.values() if s.pid)
+        _start(supervisor, planned, lambda _: None)
+        seen = supervisor.seen()
+        yield "supervisord had ended, and all of it was started again"
 
 
-def _events(supervisor: Supervisor, ours: Mapping[str, Command], before: dict[str, Seen]) -> Iterator[str]:
+def _until_it_ends(
+    supervisor: Supervisor, ours: Mapping[str, Command], before: dict[str, Seen]
+) -> Generator[str, None, dict[str, Seen]]:
+    """Yield what happens until supervisord no longer answers; return what was seen last."""
     answered = dict.fromkeys(ours, time.monotonic())
     lived = {name: before[name].pid for name in ours}
     while True:
         time.sleep(LOOK_SECONDS)
-        seen = supervisor.seen()
+        try:
+            seen = supervisor.seen()
+        except OSError:
+            return before
         for name, command in ours.items():
             now, was = seen[name], before[name]
+            if command.ready is not None and was.pid and now.pid != was.pid:
+                end_rest(was.pid)
             anew = now.runs and now.pid != lived[name]
             if anew:
                 yield f"{name} had ended, and runs again (process {now.pid})"

@@ -15,11 +15,11 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from trimtab.address import masked
 from trimtab.doctor import Check
 from trimtab.settings import Project
 from trimtab_prefect import tell
 from trimtab_prefect.deployments import POOL
-from trimtab_prefect.server import masked
 
 __all__ = ["examine"]
 
@@ -72,7 +72,7 @@ def _deployment(client: SyncPrefectClient, flow: str, project: Project) -> Deplo
 
 
 def _schedule(client: SyncPrefectClient, project: Project, path: Path) -> Check:
-    what = f"{project.name}: windows are looked at by schedule ({project.schedule.cron})"
+    what = f"{project.name}: windows are looked at by schedule ({project.timetable.cron})"
     deployment = _deployment(client, "watch", project)
     if deployment is None:
         return Check(what, f"there is no deployment watch/{project.name}: trimtab deploy {path} makes it")
@@ -80,7 +80,7 @@ def _schedule(client: SyncPrefectClient, project: Project, path: Path) -> Check:
         return Check(what, f"its schedule is paused: prefect deployment schedule resume watch/{project.name}")
     due = _until(SCHEDULED_SECONDS, lambda: _runs(client, deployment, types=["SCHEDULED", "PENDING", "RUNNING"]))
     if not due:
-        comes = project.schedule.after(datetime.now(UTC)).isoformat(" ", "minutes")
+        comes = project.timetable.after(datetime.now(UTC)).isoformat(" ", "minutes")
         return Check(
             what,
             f"no run is scheduled, though one is due at {comes}: the server's scheduler does not work (its services "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import task
@@ -10,14 +10,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from trimtab.errors import ServiceError
-from trimtab.executor import Workers
 
 __all__ = ["PrefectExecutor"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 class PrefectExecutor:
@@ -31,14 +28,10 @@ class PrefectExecutor:
         Further tries after a :class:`~trimtab.errors.ServiceError`; any other error is final.
     delay_seconds
         Time before each.
-    workers
-        What the items of a step that has many are given to: threads or processes of this machine, of which
-        Prefect knows nothing.
     """
 
-    def __init__(self, retries: int = 1, delay_seconds: float = 1.0, workers: Workers | None = None) -> None:
+    def __init__(self, retries: int = 1, delay_seconds: float = 1.0) -> None:
         self.retries = retries
-        self.workers = workers or Workers()
         self.delay_seconds = delay_seconds
 
     def call(self, name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -58,10 +51,6 @@ class PrefectExecutor:
             return function(*args, **kwargs)
 
         return run()
-
-    def map(self, name: str, function: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
-        """Run the function on each item, within the task that asks for it."""
-        return self.workers.map(function, items)
 
 
 def _server_was_silent(_task: Any, _run: TaskRun, state: State[Any]) -> bool:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from prefect import flow
 
 from trimtab import champion
-from trimtab_prefect.carry import open_parts
+from trimtab_prefect.carry import by_run, open_parts
 
 __all__ = ["rollback"]
 
 
 @flow(name="rollback", persist_result=False)
 def rollback(
-    config: str, overrides: list[str] | None = None, reason: str = "asked for", target: str | None = None
+    config: str,
+    overrides: list[str] | None = None,
+    reason: str = "asked for",
+    target: str | None = None,
+    who: str | None = None,
 ) -> None:
     """Make the champion's predecessor champion again; it is loaded and checked before the alias moves.
 
@@ -26,6 +30,8 @@ def rollback(
         Why, for the record.
     target
         Name of a target; None: the first one.
+    who
+        Asks for it, for the record; None: the flow run is named.
 
     Raises
     ------
@@ -35,4 +41,4 @@ def rollback(
     parts = open_parts(config, overrides or ())
     champion.reconcile(parts)
     operation = f"{parts.project.name}:rollback:{champion.newest_epoch(parts)}"
-    champion.rollback(parts, operation, reason, parts.project.alias_of(target))
+    champion.rollback(parts, operation, reason, parts.project.alias_of(target), who or by_run())

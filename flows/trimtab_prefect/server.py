@@ -6,7 +6,6 @@ Prefect's own temporary server is a process that outlives a killed parent. :mod:
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from trimtab.address import masked
 from trimtab.errors import ServiceError
 
 __all__ = ["described", "reached"]
@@ -34,11 +34,6 @@ LOOPBACK = "127.0.0.1"
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
 WAY_OUT = "run with --direct to do without Prefect"
-
-
-def masked(url: str) -> str:
-    """Return an address without the password in it."""
-    return re.sub(r"(?<=://)([^:/@]*):(.*)@", r"\1:***@", url, count=1)
 
 
 def described() -> str:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ParamSpec
 from uuid import NAMESPACE_DNS, UUID, uuid5
 
@@ -19,7 +20,8 @@ from prefect.events import emit_event
 from prefect.exceptions import PrefectException
 
 from trimtab.errors import ServiceError
-from trimtab.history import PROPOSED, Round
+from trimtab.history import PROPOSED, SHADOW, Round
+from trimtab.journal import Journal
 from trimtab.loop import Report
 from trimtab.monitor import Answer, Finding
 from trimtab.parts import Parts
@@ -28,6 +30,7 @@ from trimtab.trigger import Action
 __all__ = [
     "DOCTOR",
     "DRIFT_DETECTED",
+    "OPERATION",
     "ROUND_CLOSED",
     "ROUND_REQUESTED",
     "ask",
@@ -42,9 +45,14 @@ __all__ = [
 DRIFT_DETECTED = "trimtab.drift.detected"
 ROUND_REQUESTED = "trimtab.round.requested"
 ROUND_CLOSED = "trimtab.round.closed"
+OPERATION = "trimtab.operation"
+"""Label of a request's resource."""
 DOCTOR = "doctor:"
 """Begins an operation that is no round."""
-_WAITS = ["", "**It waits for a person**: `trimtab promote CONFIG`, or `trimtab reject CONFIG`, each with `--reason`."]
+_WAITS = {
+    PROPOSED: "**It waits for a person**: `trimtab promote CONFIG`, or `trimtab reject CONFIG`, each with `--reason`.",
+    SHADOW: "**It is in shadow**: it answers beside the champion until live windows say whether it is promoted.",
+}
 NAMESPACE = uuid5(NAMESPACE_DNS, "trimtab.events")
 
 P = ParamSpec("P")
@@ -75,9 +83,9 @@ def event_id(project: str, what: str) -> UUID:
     return uuid5(NAMESPACE, f"{project}:{what}")
 
 
-def found_at(parts: Parts, closed: int) -> list[Finding]:
+def found_at(journal: Journal, closed: int) -> list[Finding]:
     """Return what was found when window ``closed`` closed, also about earlier ones."""
-    return [finding for tick, finding in parts.journal.findings() if tick == closed]
+    return [finding for tick, finding in journal.findings() if tick == closed]
 
 
 def drift(parts: Parts, findings: Iterable[Finding]) -> None:
@@ -87,9 +95,9 @@ def drift(parts: Parts, findings: Iterable[Finding]) -> None:
             _emit(parts.project.name, DRIFT_DETECTED, f"drift:{finding.window}:{finding.monitor}", finding.to_json())
 
 
-def round_requested(parts: Parts, asked: Round) -> None:
+def round_requested(journal: Journal, asked: Round) -> None:
     """Emit ``trimtab.round.requested`` with the operation id under which the journal has the round."""
-    scores = {f.monitor: f.to_json()["scores"] for f in found_at(parts, asked.window)}
+    scores = {f.monitor: f.to_json()["scores"] for f in found_at(journal, asked.window)}
     payload = {
         "operation": asked.operation,
         "window": asked.window,
@@ -97,18 +105,26 @@ def round_requested(parts: Parts, asked: Round) -> None:
         "reasons": list(asked.reasons),
         "scores": scores,
     }
-    _emit(parts.project.name, ROUND_REQUESTED, f"requested:{asked.operation}", payload)
+    _request(journal.project, payload)
 
 
 def ask(project: str, question: str) -> None:
     """Emit ``trimtab.round.requested`` for no round: what answers is the deployment that rounds are run by."""
-    _emit(project, ROUND_REQUESTED, f"requested:{question}", {"operation": question})
+    _request(project, {"operation": question})
 
 
-def _emit(name: str, event: str, what: str, payload: dict[str, Any]) -> None:
+def _request(name: str, payload: dict[str, Any]) -> None:
+    """Emit ``trimtab.round.requested``, labelled with its operation: the deployment answers once for each."""
+    operation = payload["operation"]
+    _emit(name, ROUND_REQUESTED, f"requested:{operation}", payload, {OPERATION: operation})
+
+
+def _emit(
+    name: str, event: str, what: str, payload: dict[str, Any], labels: Mapping[str, str] = MappingProxyType({})
+) -> None:
     emit_event(
         event,
-        resource={"prefect.resource.id": f"trimtab.project.{name}", "prefect.resource.name": name},
+        resource={"prefect.resource.id": f"trimtab.project.{name}", "prefect.resource.name": name, **labels},
         payload={"project": name} | payload,
         id=event_id(name, what),
     )
@@ -135,10 +151,11 @@ def window_closed(parts: Parts, report: Report) -> None:
 def round_closed(parts: Parts, operation: str) -> None:
     """Tell what became of a round: its candidates as a table, the decision as a page; nothing while it is open."""
     done = next(r for r in parts.journal.rounds() if r.operation == operation)
-    if done.state != "closed":
-        return
+    became = {"round": operation, "outcome": done.outcome}
+    if done.state != "closed" or not parts.journal.record("told", became, f"told:{operation}:{done.outcome}"):
+        return  # or another flow run, which waited for the round as this one did, has told it
     told = {"operation": operation, "window": done.window, "cause": done.cause, "outcome": done.outcome}
-    _emit(parts.project.name, ROUND_CLOSED, f"closed:{operation}", told)
+    _emit(parts.project.name, ROUND_CLOSED, f"closed:{operation}:{done.outcome}", told)  # it may get another outcome
     name, candidates = parts.project.name, done.detail.get("candidates", [])
     if candidates:
         create_table_artifact(
@@ -159,12 +176,13 @@ def _page(parts: Parts, done: Round, candidates: Sequence[dict[str, Any]]) -> li
         "",
         f"Operation `{done.operation}`, cause {_plain(done.cause)}.",
         *_bullets("Because", done.reasons),
-        *_bullets("Found", [_found(f) for f in found_at(parts, done.window)]),
+        *_bullets("Found", [_found(f) for f in found_at(parts.journal, done.window)]),
         *_bullets("Failed", [error] if error else []),
-        *(_WAITS if done.outcome == PROPOSED else []),
+        *(["", _WAITS[done.outcome]] if done.outcome in _WAITS else []),
+        *_bullets("On live windows", _lived(done)),
         *(
             []
-            if winner is None or done.outcome == PROPOSED
+            if winner is None or done.outcome != "promoted"
             else ["", f"Champion: version {version}, {_plain(winner['recipe'])}{before}."]
         ),
         *_bullets("Verdicts", [f"{c['recipe']}: {c['outcome']}; {'; '.join(c['reasons'])}" for c in candidates]),
@@ -182,6 +200,13 @@ def _row(candidate: dict[str, Any]) -> dict[str, Any]:
         **{name: metrics.get(name) for name in ("speedup", "speedup_low", "speedup_high", "size_bytes")},
         "reasons": "; ".join(candidate["reasons"]),
     }
+
+
+def _lived(done: Round) -> list[str]:
+    """Say what live windows said of the winners, in shadow and on probation."""
+    verdicts = done.detail.get("shadow", {}).get("verdicts", {})
+    told = [f"{alias} in shadow: {v['outcome']}; {'; '.join(v['reasons'])}" for alias, v in verdicts.items()]
+    return [*told, *([done.detail["rolled_back"]] if "rolled_back" in done.detail else [])]
 
 
 def _found(finding: Finding) -> str:

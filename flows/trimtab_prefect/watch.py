@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from prefect import flow
@@ -11,10 +12,13 @@ from trimtab.history import Round
 from trimtab.loop import Report
 from trimtab.parts import Parts
 from trimtab_prefect import tell
-from trimtab_prefect.carry import carrying, open_parts
+from trimtab_prefect.carry import carries, carrying, open_parts
 from trimtab_prefect.optimize import optimized
+from trimtab_prefect.patience import PAUSES, patiently
 
 __all__ = ["watch"]
+
+Where = Literal["here", "elsewhere"]
 
 
 @flow(name="watch", persist_result=False)
@@ -22,7 +26,7 @@ def watch(
     config: str,
     overrides: list[str] | None = None,
     replay: bool = False,
-    rounds: Literal["here", "elsewhere"] = "here",
+    rounds: Where = "here",
 ) -> list[Report]:
     """Look at every window that has closed and was not looked at, and act.
 
@@ -44,20 +48,34 @@ def watch(
     TrimtabError
         As :func:`trimtab.loop.watch` does.
     """
-    parts = open_parts(config, overrides or ())
+    reports: list[Report] = []
+    pauses = () if carries() else PAUSES
+    patiently(lambda: reports.extend(_watch(config, overrides or [], replay, rounds)), pauses)
+    return reports
 
+
+def _watch(config: str, overrides: list[str], replay: bool, rounds: Where) -> Iterator[Report]:
+    parts = open_parts(config, overrides)
     found_open = {r.operation for r in parts.journal.rounds() if r.open}
 
     def run_round(parts: Parts, asked: Round) -> Round:
-        tell.drift(parts, tell.found_at(parts, asked.window))
-        tell.round_requested(parts, asked)
-        if rounds == "elsewhere" and asked.operation not in found_open:
+        tell.drift(parts, tell.found_at(parts.journal, asked.window))
+        tell.round_requested(parts.journal, asked)
+        runs = asked.operation not in found_open or parts.journal.leased(asked.operation)
+        if rounds == "elsewhere" and runs:
             return asked
         with carrying(parts):
-            return optimized(config, overrides or [], asked.cause, asked.operation)
+            return optimized(config, overrides, asked.cause, asked.operation)
 
-    reports = []
+    known = _outcomes(parts)
     for report in loop.watch(parts, replay=replay, optimize=run_round):
         tell.window_closed(parts, report)
-        reports.append(report)
-    return reports
+        before, known = known, _outcomes(parts)
+        for operation in (o for o in before if known[o] != before[o]):  # what waited was settled, or rolled back
+            tell.round_closed(parts, operation)
+        yield report
+
+
+def _outcomes(parts: Parts) -> dict[str, str | None]:
+    """Return what became of every closed round, by its operation."""
+    return {r.operation: r.outcome for r in parts.journal.rounds() if not r.open}

@@ -90,7 +90,9 @@ class _Scrape(Collector):
 
     def __init__(self, projects: Sequence[Project]) -> None:
         self.projects = projects
-        self.journals = {p.name: _Kept(p.journal_url, f"the journal of {p.name}", _JournalReader(p)) for p in projects}
+        self.written = {p.journal_url: _Written() for p in projects}
+        readers = {p.name: _JournalReader(p, self.written[p.journal_url]) for p in projects}
+        self.journals = {p.name: _Kept(p.journal_url, f"the journal of {p.name}", readers[p.name]) for p in projects}
         self.registries = dict(_registries(projects))
         self._read(FIRST_SECONDS)  # a registry's client may take seconds to import and to connect
 
@@ -99,6 +101,8 @@ class _Scrape(Collector):
         return families(self._read(SCRAPE_SECONDS))
 
     def _read(self, seconds: float) -> list[Reading]:
+        for written in self.written.values():
+            written.forget()
         for journal in self.journals.values():
             journal.ask()
         for registry in {*self.registries.values()}:
@@ -145,25 +149,36 @@ def _aliases(project: Project) -> Named:
 
 
 class _JournalReader:
-    """Reads a project's journal, on a connection of its own each time; an exporter creates none.
+    """Reads a project's journal: a file on a connection of its own each time, a server when somebody wrote since.
 
-    The journal's statements are kept ready, unless its file was replaced by another.
+    The journal's statements are kept ready, unless its file was replaced by another. An exporter creates no file.
     """
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, written: _Written) -> None:
         self.project = project
+        self.written = written
         self.file = _sqlite_file(project.journal_url)
         self.open: tuple[int, Journal] | None = None
+        self.told: tuple[int, Told] | None = None
 
     def __call__(self) -> Told:
         inode = self._inode()
         if self.open is None or self.open[0] != inode:
             self.open = inode, Journal(self.project.journal_url, self.project.name)
         journal = self.open[1]
+        if self.file is None:
+            return self._since(journal)
         try:
             return read(journal)
         finally:
             journal.engine.dispose()
+
+    def _since(self, journal: Journal) -> Told:
+        """Return what was told before, unless the journal was written to since: what a file's marks say of a file."""
+        changes = self.written.of(journal)
+        if self.told is None or self.told[0] != changes:
+            self.told = changes, read(journal)
+        return self.told[1]
 
     def _inode(self) -> int:
         if self.file is None:
@@ -171,6 +186,24 @@ class _JournalReader:
         if not self.file.is_file():
             raise ServiceError(f"there is no journal at {self.file}: the project has not run")
         return self.file.stat().st_ino
+
+
+class _Written:
+    """How often each project of a server's journal was written to, asked for all of them once a scrape."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.known: dict[str, int] | None = None
+
+    def forget(self) -> None:
+        """Ask again from now on."""
+        self.known = None
+
+    def of(self, journal: Journal) -> int:
+        """Return how often the journal's project was written to."""
+        with self.lock:
+            known = self.known = journal.changes() if self.known is None else self.known
+        return known.get(journal.project, 0)
 
 
 def _sqlite_file(url: str) -> Path | None:

@@ -17,10 +17,11 @@ from trimtab_prometheus.reading import Reading, Told
 
 __all__ = ["LABELS", "METRICS", "Meaning", "families"]
 
-OUTCOMES = ("promoted", "proposed", "rejected", "degraded", "kept", "lost", "failed")
+OUTCOMES = ("promoted", "shadow", "proposed", "rejected", "rolled back", "degraded", "kept", "lost", "failed")
 KINDS = ("first", "promote", "approved", "rollback", "repair")
 CAUSES = ("worse", "estimated", "slower", "moved", "grown", "rows", "every")
-MANUAL = "manual"
+ASKED = ("manual", "alert")
+"""Causes of rounds that somebody asked for."""
 
 LABELS: Mapping[str, str] = {
     "project": "The project's name.",
@@ -30,9 +31,12 @@ LABELS: Mapping[str, str] = {
     "answer": "`broken`, `worse`, `slower`, `moved`, `unknown` or `fine`.",
     "decision": "`ignore`, `alert`, `quarantine` or `optimize`.",
     "cause": "What asks for a round, in the words of `trigger.on`: `worse`, `slower`, `moved`, `grown`, `rows` or "
-    "`every`; `estimated` where it is estimated that the champion is worse; `manual` where a person asked.",
-    "outcome": "`promoted`, `degraded` (the champion is worse and nothing better was found), `kept` (nothing better, "
-    "and nothing was wrong), `lost` (another promotion came first) or `failed`.",
+    "`every`; `estimated` where it is estimated that the champion is worse; `manual` where a person asked, `alert` "
+    "where an alert did.",
+    "outcome": "`promoted`, `shadow` (its winner is judged on live windows first), `proposed` (its winner waits for a "
+    "person), `rejected` (by live windows or by a person), `rolled back` (promoted, and worse on the windows after "
+    "that), `degraded` (the champion is worse and nothing better was found), `kept` (nothing better, and nothing was "
+    "wrong), `lost` (another promotion came first) or `failed`.",
     "kind": "`first`, `promote`, `approved`, `rollback` or `repair`.",
     "metric": "The project's metric (`model.metric`).",
     "every": "Length of a window (`window.every`).",
@@ -199,16 +203,19 @@ def _metrics(told: Told, alias: str, version: int) -> Mapping[str, Any]:
 
 
 def _rounds(reading: Reading, told: Told) -> list[Sample]:
-    """Count every pair of cause and outcome, also one that never came: a counter that begins at 1 shows no increase."""
-    causes = [*_known_causes(reading), MANUAL]
+    """Count every pair of cause and outcome, also one that never came: a counter that begins at 1 shows no increase.
+
+    An outcome that was followed by another is still counted: a counter that fell would look like one begun anew.
+    """
+    causes = [*_known_causes(reading), *ASKED]
     return _counted(
         [(cause, outcome) for cause in causes for outcome in OUTCOMES],
-        ((r.cause, r.outcome) for r in told.asked if r.outcome is not None),
+        ((r.cause, outcome) for r in told.asked for outcome in r.outcomes),
     )
 
 
 def _open(reading: Reading, told: Told) -> list[Sample]:
-    return _counted([(c,) for c in [*_known_causes(reading), MANUAL]], ((r.cause,) for r in told.asked if r.open))
+    return _counted([(c,) for c in [*_known_causes(reading), *ASKED]], ((r.cause,) for r in told.asked if r.open))
 
 
 def _windows(_: Reading, told: Told) -> list[Sample]:
@@ -429,7 +436,13 @@ METRICS: tuple[Meaning, ...] = (
         _both(_open),
         ("cause",),
     ),
-    Meaning("trimtab_rounds", "counter", "Rounds that were closed.", _both(_rounds), ("cause", "outcome")),
+    Meaning(
+        "trimtab_rounds",
+        "counter",
+        "Rounds that were closed; one that was in shadow, proposed or rolled back counts under every outcome it had.",
+        _both(_rounds),
+        ("cause", "outcome"),
+    ),
     Meaning(
         "trimtab_round_requested_timestamp_seconds",
         "gauge",

@@ -14,9 +14,23 @@ from trimtab.service import LOOPBACK, Command, Ground
 __all__ = ["Alertmanager", "Exporter", "Prometheus"]
 
 SHIPPED = Path(__file__).parent / "configuration"
-SILENT = """# Written by trimtab up, which leaves it alone from now on: say here who is told.
-route: {receiver: nobody, group_by: [alertname, project]}
-receivers: [{name: nobody}]
+TOLD = """# Written by trimtab up, which leaves it alone from now on: say here who is told.
+# Alerts of which trimtab hook is told may start a round: see trigger.alerts.
+route:
+  receiver: nobody
+  group_by: [alertname, project]
+  routes:
+    - matchers: ['trimtab_round="true"']
+      receiver: rounds
+    - matchers: ['alertname="TrimtabModelWorse"']
+      receiver: rounds
+receivers:
+  - name: nobody
+  - name: rounds
+    webhook_configs:
+      - url: HOOK
+        send_resolved: false
+        http_config: {authorization: {type: Bearer, credentials_file: 'TOKEN'}}
 """
 
 
@@ -45,10 +59,10 @@ class Exporter:
 
 
 class Alertmanager:
-    """Alertmanager, which tells nobody until its configuration in the stack's folder says whom."""
+    """Alertmanager, which tells nobody but the hook until its configuration in the stack's folder says whom."""
 
     name: ClassVar[str] = "alertmanager"
-    after: ClassVar[tuple[str, ...]] = ()
+    after: ClassVar[tuple[str, ...]] = ("hook",)
     port: ClassVar[int | None] = 9093
     optional: ClassVar[bool] = True
 
@@ -61,7 +75,8 @@ class Alertmanager:
         address, kept = f"http://{LOOPBACK}:{port}", ground.own(self.name)
         config = kept / "alertmanager.yml"
         if not config.is_file():
-            config.write_text(SILENT)
+            token = ground.environment["TRIMTAB_HOOK_TOKEN_FILE"]
+            config.write_text(TOLD.replace("HOOK", ground.addresses["hook"]).replace("TOKEN", token))
         return Command(
             (
                 _program("prometheus-alertmanager", "alertmanager"),

@@ -18,9 +18,11 @@ from mlflow.entities import DatasetInput, LoggedModelStatus, Metric, Param, Run,
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
+from trimtab.address import masked
 from trimtab.artifact import fill_folder, verify
 from trimtab.errors import ArtifactError, InternalError, SettingsError
 from trimtab.registry import CandidateLog, DatasetLog, RoundLog, Version, digests_of
+from trimtab_mlflow.artifacts import use_fsspec
 from trimtab_mlflow.datasets import dataset_input
 from trimtab_mlflow.models import find_model, log_model
 from trimtab_mlflow.server import (
@@ -32,7 +34,6 @@ from trimtab_mlflow.server import (
     open_client,
     probe,
     reports,
-    shown,
     sqlite_file,
 )
 
@@ -71,8 +72,8 @@ class MlflowRegistry:
         Name of the experiment that holds the runs; made on first use.
     artifacts
         Where a new experiment's files go when ``url`` is a database: a local folder, or an address
-        such as ``s3://bucket/path``. By default the folder ``artifacts`` beside a SQLite file. A
-        server decides that itself.
+        that fsspec knows, such as ``s3://bucket/path``. By default the folder ``artifacts`` beside a
+        SQLite file. A server decides that itself.
 
     Notes
     -----
@@ -95,6 +96,7 @@ class MlflowRegistry:
     artifacts: str | None = None
 
     def __post_init__(self) -> None:
+        use_fsspec()
         check_url(self.url)
         for setting, value in (("model", self.model), ("experiment", self.experiment)):
             if not re.fullmatch(r"[\w][\w .-]*", value):
@@ -104,7 +106,7 @@ class MlflowRegistry:
                 )
         if self.artifacts is None and not is_served(self.url) and sqlite_file(self.url) is None:
             raise SettingsError(
-                f"registry.artifacts is needed with registry.url={shown(self.url)!r}, which holds no files; "
+                f"registry.artifacts is needed with registry.url={masked(self.url)!r}, which holds no files; "
                 "name a folder, or an address such as s3://bucket/path"
             )
 
@@ -243,8 +245,8 @@ class MlflowRegistry:
     def links(self) -> Mapping[str, str]:
         """Return the address of the model's page, or the command that shows a database."""
         if is_served(self.url):
-            return {f"MLflow: versions of {self.model}": f"{shown(self.url).rstrip('/')}/#/models/{quote(self.model)}"}
-        return {"MLflow UI": f"mlflow ui --backend-store-uri {shown(self.url)} --port 5000"}
+            return {f"MLflow: versions of {self.model}": f"{masked(self.url).rstrip('/')}/#/models/{quote(self.model)}"}
+        return {"MLflow UI": f"mlflow ui --backend-store-uri {masked(self.url)} --port 5000"}
 
     def _models(self, where: str | None = None) -> Iterator[RegisteredModel]:
         token: str | None = None
@@ -377,7 +379,7 @@ class MlflowRegistry:
             if not is_missing(error):
                 raise
             raise ArtifactError(
-                f"version {number} of {self.model!r} is not registered at {shown(self.url)!r}; "
+                f"version {number} of {self.model!r} is not registered at {masked(self.url)!r}; "
                 "list the versions, and name one of them"
             ) from error
         if found.tags.get(COMPLETE) != "true":

@@ -19,6 +19,7 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from trimtab.address import masked
 from trimtab.errors import ArtifactError, InternalError, ServiceError, SettingsError, TrimtabError
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
     "open_client",
     "probe",
     "reports",
-    "shown",
     "sqlite_file",
 ]
 
@@ -81,7 +81,7 @@ def check_url(url: str) -> None:
     if known and separator and rest.strip("/") and (scheme not in SERVERS or urlsplit(url).hostname):
         return
     raise SettingsError(
-        f"registry.url must be a database or an MLflow server, got {shown(url)!r}; write "
+        f"registry.url must be a database or an MLflow server, got {masked(url)!r}; write "
         "sqlite:///trimtab.db, postgresql://user@host/database or http://host:5000"
     )
 
@@ -89,19 +89,6 @@ def check_url(url: str) -> None:
 def is_served(url: str) -> bool:
     """Return whether an MLflow server answers at ``url``, rather than a database."""
     return url.split("://")[0] in SERVERS
-
-
-def shown(url: str) -> str:
-    """Return ``url`` without its password, as messages and links show it.
-
-    Examples
-    --------
-    >>> shown("postgresql://me:secret@host/db")
-    'postgresql://me:***@host/db'
-    >>> shown("http://me:secret@host:5000")
-    'http://me:***@host:5000'
-    """
-    return SECRET.sub(r"\1:***@", url, count=1)
 
 
 def sqlite_file(url: str) -> Path | None:
@@ -138,7 +125,7 @@ def probe(url: str) -> None:
         engine = sa.create_engine(url, connect_args=_patience(url))
     except ModuleNotFoundError as error:
         raise SettingsError(
-            f"registry.url={shown(url)!r} needs the database driver {error.name!r}, which is not installed; "
+            f"registry.url={masked(url)!r} needs the database driver {error.name!r}, which is not installed; "
             f"pip install it beside trimtab, or name another driver (postgresql+psycopg://...)"
         ) from error
     try:
@@ -232,7 +219,7 @@ def reports(method: Callable[Concatenate[Self, P], R]) -> Callable[Concatenate[S
 
 
 def _worded(error: Exception, url: str) -> TrimtabError:
-    place = f"registry.url={shown(url)!r}"
+    place = f"registry.url={masked(url)!r}"
     said = _first_line(error, url)
     if isinstance(error, MlflowException):
         status = error.get_http_status_code()
@@ -251,5 +238,5 @@ def _first_line(error: Exception, url: str) -> str:
     """Return the first line of a message, without the address's password."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     secret = SECRET.search(url)
-    line = lines[0].replace(url, shown(url))
+    line = lines[0].replace(url, masked(url))
     return (line.replace(secret[2], "***") if secret and secret[2] else line)[:MESSAGE_LENGTH]

@@ -1,4 +1,4 @@
-"""The runner that carries the loop as Prefect flows, on a configured server or an embedded one."""
+"""The carrier that runs the loop as Prefect flows, on a configured server or an embedded one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trimtab.errors import ServiceError
 from trimtab.executor import Progress
 from trimtab.history import Round
 from trimtab.loop import Report
-from trimtab.parts import assemble, workers_of
+from trimtab.parts import assemble
 from trimtab.settings import Project
 from trimtab_prefect import server
 from trimtab_prefect.carry import carrying, shown
@@ -23,10 +23,10 @@ from trimtab_prefect.executor import PrefectExecutor
 from trimtab_prefect.optimize import optimized
 from trimtab_prefect.watch import watch
 
-__all__ = ["PrefectRunner"]
+__all__ = ["PrefectCarrier"]
 
 
-class PrefectRunner:
+class PrefectCarrier:
     """Runs the loop as the flows ``watch`` and ``optimize``, in this process.
 
     Their server is the one that PREFECT_API_URL names, or an embedded one. An error of trimtab's
@@ -40,10 +40,10 @@ class PrefectRunner:
         with _ready(config, overrides, progress):
             return watch(str(config), shown(overrides), replay)
 
-    def optimize(self, config: Path, overrides: Sequence[str], reason: str, progress: Progress) -> Round:
+    def optimize(self, config: Path, overrides: Sequence[str], reason: str, who: str, progress: Progress) -> Round:
         """Run one round, as a flow run."""
         with _ready(config, overrides, progress):
-            return optimized(str(config), shown(overrides), reason)
+            return optimized(str(config), shown(overrides), reason, who=who)
 
 
 @contextmanager
@@ -52,9 +52,7 @@ def _ready(config: Path, overrides: Sequence[str], progress: Progress) -> Iterat
     project = Project.load(config, overrides)
     progress.say(f"Prefect: {server.described()}")
     with _quiet(), server.reached() as wait:
-        parts = assemble(
-            project, beside=config.parent, executor=PrefectExecutor(workers=workers_of(project)), progress=progress
-        )
+        parts = assemble(project, beside=config.parent, executor=PrefectExecutor(), progress=progress)
         wait()
         with _explained(), carrying(parts):
             yield

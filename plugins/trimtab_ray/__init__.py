@@ -1,0 +1,1 @@
+"""Candidates and parts of windows on the workers of Ray."""
