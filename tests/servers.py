@@ -1,5 +1,6 @@
 """Real servers for tests: which programs each needs, and how one is started on the loopback and ended again."""
 
+import http.client
 import json
 import os
 import shutil
@@ -93,13 +94,13 @@ def until(
 
 
 def get(address: str) -> tuple[int, str]:
-    """Return status and text; status 0 where nothing listens."""
+    """Return status and text; status 0 where nothing listens, or what listened died before it had answered."""
     try:
         with urllib.request.urlopen(address, timeout=20) as response:  # noqa: S310 (our own loopback address)
             return response.status, response.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return 0, str(error)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,7 @@ def _answers(command: Command) -> bool:
     try:
         with urllib.request.urlopen(command.ready, timeout=5):  # noqa: S310 (our own loopback address)
             return True
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 

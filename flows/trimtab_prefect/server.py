@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from typing import IO
 
 from prefect.client.orchestration import get_client
@@ -123,7 +124,7 @@ def _await(url: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=START_SECONDS):  # noqa: S310 (our own loopback address)
             return
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         waited = time.monotonic() - begin
         _stop(process)
         log.seek(0)

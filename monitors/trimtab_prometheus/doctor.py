@@ -7,6 +7,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def examine(projects: Mapping[Path, Project], addresses: Mapping[str, str]) -> I
 def _told(exporter: str, projects: Mapping[Path, Project]) -> str | None:
     try:
         text = _get(exporter)
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         return f"{exporter} does not answer ({error}); see whether it runs"
     told = {
         sample.labels["project"]
@@ -58,7 +59,7 @@ def _fresh(prometheus: str) -> str | None:
             return None
         asked = urllib.parse.urlencode({"query": f"max_over_time({SCRAPED}[1d:1m])"})
         before: list[Any] = json.loads(_get(f"{prometheus}/api/v1/query?{asked}"))["data"]["result"]
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         return f"{prometheus} does not answer ({error}); see whether it runs"
     if not before:
         return f"it has none of trimtab's at all: {way}"
