@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -40,9 +41,32 @@ from trimtab_sklearn.digits import write_stream
 
 P = ParamSpec("P")
 T = TypeVar("T")
-PROJECTS, CANDIDATES, EPOCHS, REPEATS = 200, 12, 38, 3
+CANDIDATES = 12
 WINDOW = 400
 SEED = 0
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the benchmark does.
+
+    Parameters
+    ----------
+    epochs
+        That each candidate of a round is distilled: the round's building takes four CPU minutes and more.
+    repeats
+        Rounds of one worker, and as many of two.
+    projects
+        That are watched.
+    """
+
+    epochs: int
+    repeats: int
+    projects: int
+
+
+FULL = Size(epochs=38, repeats=3, projects=200)
+QUICK = Size(epochs=2, repeats=1, projects=10)
 
 
 def main() -> None:
@@ -54,17 +78,15 @@ def main() -> None:
     names = given.only.split(",")
     if unknown := [name for name in names if name not in PARTS]:
         parser.error(f"--only: no part {unknown[0]!r}; there are {', '.join(PARTS)}")
-    epochs, repeats, projects = (2, 1, 10) if given.quick else (EPOCHS, REPEATS, PROJECTS)
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         for name in names:
-            told = PARTS[name](place, epochs, repeats, projects)
+            told = PARTS[name](place, QUICK if given.quick else FULL)
             found |= told
             if not given.quick:
-                common = {"candidates": CANDIDATES, "epochs": epochs}
-                print(save("loop", kept("loop") | common | told, SEED))
-    table = Table("what", "figure", title=f"a round of {CANDIDATES} candidates, and {projects} projects")
+                print(save("loop", kept("loop") | told, SEED))
+    table = Table("what", "figure", title=f"a round of {CANDIDATES} candidates, and many projects")
     for key, (what, digits_shown) in TOLD.items():
         if key in found:
             table.add_row(what, f"{found[key]:.{digits_shown}f}")
@@ -141,21 +163,21 @@ class Timed(Direct):
             self.seconds[kind] = self.seconds.get(kind, 0.0) + time.perf_counter() - begin
 
 
-def scaled(place: Path, epochs: int, repeats: int, projects: int) -> dict[str, Any]:
+def scaled(place: Path, size: Size) -> dict[str, Any]:
     """Build the candidates of one round with one worker and with two, in turn, from the same champion."""
-    config = digits(place / "scale", epochs)
+    config = digits(place / "scale", size.epochs)
     home = config.parent / "first"
     list(loop.watch(opened(config, home), replay=True))
     teams = {number: Workers(Processes(number), config.parent) for number in (1, 2)}
     runs: dict[int, list[dict[str, float]]] = {1: [], 2: []}
-    for repeat in range(repeats):
+    for repeat in range(size.repeats):
         for number in (1, 2) if repeat % 2 == 0 else (2, 1):
             runs[number].append(one_round(config, home, repeat, teams[number], number))
     for workers in teams.values():
         workers.close()
     ratios = [a["build_s"] / b["build_s"] for a, b in zip(runs[1], runs[2], strict=True)]
-    told = {"scale_2_each": ratios, "one_worker": runs[1], "two_workers": runs[2]}
-    return {"scale_2": statistics.median(ratios), **told}
+    told = {"candidates": CANDIDATES, "epochs": size.epochs, "one_worker": runs[1], "two_workers": runs[2]}
+    return {"scale_2": statistics.median(ratios), "scale_2_each": ratios, "scale": told}
 
 
 def opened(config: Path, home: Path, **changes: Any) -> Parts:
@@ -199,9 +221,9 @@ def spent(seconds: float) -> tuple[int, float]:
 # the same with servers
 
 
-def carried(place: Path, epochs: int, repeats: int, projects: int) -> dict[str, Any]:
+def carried(place: Path, size: Size) -> dict[str, Any]:
     """Run the round as a Prefect flow, with all servers, and say what of its time was none of its work."""
-    config = digits(place / "round", epochs)
+    config = digits(place / "round", size.epochs)
     home = config.parent / "carried"
     with servers(config.parent / "servers") as url:
         overrides = [f"home={home}", f"registry.url={url}", "runner={kind: processes, workers: 2}"]
@@ -214,7 +236,8 @@ def carried(place: Path, epochs: int, repeats: int, projects: int) -> dict[str, 
     building, measuring = worked(journal, asked)
     share = 1 - (building + measuring) / total
     assert len(asked.detail["candidates"]) == CANDIDATES
-    return {"overhead": share, "round": {"total_s": total, "building_s": building, "benchmarking_s": measuring}}
+    told = {"candidates": CANDIDATES, "epochs": size.epochs, "total_s": total}
+    return {"overhead": share, "round": told | {"building_s": building, "benchmarking_s": measuring}}
 
 
 def worked(journal: Journal, asked: Round) -> tuple[float, float]:
@@ -227,10 +250,10 @@ def worked(journal: Journal, asked: Round) -> tuple[float, float]:
 # many projects
 
 
-def watched(place: Path, epochs: int, repeats: int, projects: int) -> dict[str, Any]:
+def watched(place: Path, size: Size) -> dict[str, Any]:
     """Watch one new window of each of many projects, one after another in this process, with all servers."""
     with servers(place / "watch" / "servers") as url:
-        return watched_at(url, place / "watch", projects)
+        return watched_at(url, place / "watch", size.projects)
 
 
 def watched_at(url: str, place: Path, number: int) -> dict[str, Any]:
@@ -293,7 +316,7 @@ def clone(place: Path, number: int, url: str) -> None:
     client.set_registered_model_alias(name, "champion", "1")
 
 
-PARTS: dict[str, Callable[[Path, int, int, int], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Path, Size], dict[str, Any]]] = {
     "scale": scaled,
     "round": carried,
     "watch": watched,
