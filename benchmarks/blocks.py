@@ -13,7 +13,7 @@ from seeded import plain
 
 from trimtab.benchmark import CONFIDENCE
 from trimtab.benchmark import compare as change
-from trimtab.errors import ArtifactError, TrimtabError
+from trimtab.errors import ArtifactError, PluginError, TrimtabError
 from trimtab.intervals import Interval
 from trimtab.loadable import Loadable
 from trimtab.metric import Accuracy, answer, score
@@ -75,11 +75,25 @@ def _pruned(ratio: float, epochs: int) -> Recipe:
 
 
 def _no_slower(ground: Ground, searched: Loadable, size: Size) -> float:
-    """Return the least ratio at which the pruned network is at least as fast; the largest where none is."""
+    """Return the least ratio at which the pruned network is at least as fast; the largest that cuts where none is.
+
+    Raises
+    ------
+    PluginError
+        When no ratio removes a channel.
+    """
+    cut: list[float] = []
     for ratio in RATIOS:
-        if _speedup(ground, searched, ground.loadable(_pruned(ratio, 0), RUNTIME), size.seconds / 2).value >= 1:
+        try:
+            pruned = ground.loadable(_pruned(ratio, 0), RUNTIME)
+        except PluginError:  # so little that it removes nothing
+            continue
+        cut.append(ratio)
+        if _speedup(ground, searched, pruned, size.seconds / 2).value >= 1:
             return ratio
-    return RATIOS[-1]
+    if not cut:
+        raise PluginError(f"prune.channel removes nothing at any ratio of {RATIOS}; compare on a wider network")
+    return cut[-1]
 
 
 def _speedup(ground: Ground, base: Loadable, model: Loadable, seconds: float) -> Interval:

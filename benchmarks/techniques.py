@@ -8,6 +8,7 @@ Figures are written as they come; a second run takes up where the first stopped,
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from collections.abc import Iterable
@@ -115,7 +116,7 @@ class Ledger:
     def open(cls, name: str, seed: int, size: Size) -> Ledger:
         """Go on with the figures of another run of the same size and seed."""
         figures = kept(name)
-        about = {"size": {**asdict(size), "widths": list(size.widths)}, "seed": seed}
+        about = {"size": json.loads(json.dumps(asdict(size))), "seed": seed}
         same = all(figures.get(key) == value for key, value in about.items())
         return cls(name, seed, figures if same else {**about, "grounds": {}})
 
