@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from grounds import CASES, Ground, Size
 from placing import Abouts, placed
-from rich.console import Console
 from seeded import plain
 
 from trimtab.benchmark import CONFIDENCE
@@ -102,14 +100,3 @@ def _speedup(ground: Ground, base: Loadable, model: Loadable, seconds: float) ->
     if isinstance(found, ArtifactError):
         raise found
     return found.speedup
-
-
-def show(found: Mapping[str, Mapping[str, Any]], console: Console) -> None:
-    """Print a line for each seed."""
-    for seed, of in found.items():
-        if "refused" in of:
-            console.print(f"seed {seed}: {NAME}: {of['refused']}", highlight=False)
-            continue
-        gain, speed = (f"{of[key]['value']:.3f}" for key in ("gain", "speedup"))
-        words = f"{of['recipe']} against {of['pruned']}: accuracy {gain} more, {speed} times as fast"
-        console.print(f"seed {seed}: {words}", highlight=False)

@@ -41,6 +41,17 @@ def refusals(ground: Row) -> Iterator[tuple[str, str]]:
                 yield f"{name} on {runtime}", found["refused"]
 
 
+def sentences(blocks: Row) -> Iterator[str]:
+    """Yield, for each seed, how a network of searched blocks came out beside a pruned one."""
+    for seed, found in blocks.items():
+        if "refused" in found:
+            yield f"seed {seed}: {found['refused']}"
+            continue
+        speed, gain = found["speedup"], _change(found["gain"])
+        words = f"{found['recipe']} beside {found['pruned']}, {found['epochs']} epochs each"
+        yield f"seed {seed}: {words}: accuracy {gain}, {speed['value']:.2f} times as fast"
+
+
 def _change(gain: Row) -> str:
     value, low, high = (gain[key] for key in ("value", "low", "high"))
     return f"{value:+.3f}" if low is None or high is None else f"{value:+.3f} ({low:+.3f} to {high:+.3f})"

@@ -19,7 +19,7 @@ from typing import Any
 import blocks
 import torch
 from figures import kept, save
-from gained import head, lines, refusals
+from gained import head, lines, refusals, sentences
 from grounds import CASES, Ground, Size, size_of, told
 from placing import abouts, placed
 from rich.console import Console
@@ -29,7 +29,7 @@ from seeded import plain
 from trimtab import discover
 from trimtab.benchmark import CONFIDENCE
 from trimtab.benchmark import compare as change
-from trimtab.errors import ArtifactError, SettingsError, TrimtabError, nearest
+from trimtab.errors import ArtifactError, OutOfTimeError, SettingsError, TrimtabError, nearest
 from trimtab.loadable import Loadable
 from trimtab.metric import Accuracy, answer, quality
 from trimtab.recipe import Recipe
@@ -47,7 +47,7 @@ def measure(ground: Ground, recipe: Recipe, size: Size) -> Figures:
     try:
         built = ground.kitchen.build(recipe, (gives,), deadline=until)
     except TrimtabError as error:
-        return {"refused": _short(error)}
+        return {"refused": _short(error), "late": isinstance(error, OutOfTimeError)}
     found: Figures = {"seconds": built.seconds, "effort": sum(step.effort for step in built.steps), "runtimes": {}}
     for runtime in ground.floats:
         try:
@@ -125,7 +125,8 @@ class Ledger:
         about = {**told(ground), "batches": list(BATCHES), "accuracy": _accuracy(ground)}
         before = self.figures["grounds"].get(name, {})
         rows = before.get("rows", {}) if before.get("digest") == ground.digest else {}
-        now: Figures = {**about, "rows": rows}
+        installed = {recipe: row for recipe, row in rows.items() if row["technique"] in ground.known}
+        now: Figures = {**about, "rows": installed}
         self.figures["grounds"][name] = now
         return now
 
@@ -144,7 +145,7 @@ def fill(ledger: Ledger, name: str, ground: Ground, size: Size, wanted: Iterable
     done: set[str] = set()
     for technique in wanted:
         for recipe in recipes(technique, ground, rows):
-            if recipe.name in done or (recipe.name in rows and not fresh):
+            if recipe.name in done or (not fresh and _known(rows.get(recipe.name))):
                 continue
             begin = time.perf_counter()
             rows[recipe.name] = measure(ground, recipe, size) | {"technique": technique}
@@ -154,13 +155,21 @@ def fill(ledger: Ledger, name: str, ground: Ground, size: Size, wanted: Iterable
             ledger.save()
 
 
+def _known(row: Figures | None) -> bool:
+    """Tell whether a row says something of its recipe; that time ran out says more of what ran beside."""
+    return row is not None and not row.get("late", False)
+
+
 def recipes(technique: str, ground: Ground, rows: Figures) -> list[Recipe]:
     """Return where a technique stands alone; where it stands nowhere, its row says why."""
     try:
-        return placed(technique, ground.known)
+        there = placed(technique, ground.known)
     except SettingsError as error:
         rows[technique] = {"technique": technique, "refused": _short(error)}
         return []
+    if technique not in {recipe.name for recipe in there}:
+        rows.pop(technique, None)  # from before there was a way
+    return there
 
 
 def show(figures: Figures, console: Console) -> None:
@@ -172,7 +181,8 @@ def show(figures: Figures, console: Console) -> None:
         console.print(table)
         for what, reason in refusals(ground):
             console.print(f"{name}: {what}: {reason}", highlight=False)
-    blocks.show(figures.get("blocks", {}), console)
+    for sentence in sentences(figures.get("blocks", {})):
+        console.print(sentence, highlight=False)
 
 
 def _wanted(parser: argparse.ArgumentParser, only: str | None) -> list[str]:
@@ -201,11 +211,13 @@ def main() -> None:
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="trimtab-techniques-") as place:
         folder = given.folder or Path(place)
-        for name in given.case or CASES:
+        cases = given.case or list(CASES)
+        for name in cases:
             case = CASES[name](given.seed, size)
             ground = Ground.lay(case, known, folder / f"{name}-{given.seed}", given.seed, given.threads)
             fill(ledger, name, ground, size, [n for n in wanted if n in known], given.fresh)
-        if blocks.NAME in wanted and blocks.NAME in known and (given.fresh or "blocks" not in ledger.figures):
+        asked = blocks.CASE in cases and blocks.NAME in wanted and blocks.NAME in known
+        if asked and (given.fresh or "blocks" not in ledger.figures):
             ledger.figures["blocks"] = blocks.measure(folder, known, size, given.seed, given.threads)
     ledger.figures["missing"] = missing
     console = Console(width=180)

@@ -34,7 +34,7 @@ from trimtab_prometheus.metrics import LABELS, METRICS
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
-from gained import markdown
+from gained import markdown, sentences
 
 FOLDER = Path(__file__).parent
 FIGURES = FOLDER.parent / "benchmarks" / "results" / "techniques.json"
@@ -104,16 +104,17 @@ def technique_settings() -> str:
     return "\n\n".join(_described("###", found.about.name, found, "techniques") for found in _techniques())
 
 
-def technique_figures() -> str:
+def technique_figures(path: Path = FIGURES) -> str:
     """Return what each technique gave on each ground of ``make bench-techniques``, where figures are kept."""
-    if not FIGURES.is_file():
+    if not path.is_file():
         return "No figures are kept here yet."
-    kept = json.loads(FIGURES.read_text())
-    where = f"{kept['machine']['processor']}, {kept['date']}"
-    return "\n\n".join(
+    kept = json.loads(path.read_text())
+    where, figures = f"{kept['machine']['processor']}, {kept['date']}", kept["figures"]
+    told = [
         f"{name}, where the float network is {ground['accuracy']['value']:.3f} right ({where}):\n\n{markdown(ground)}"
-        for name, ground in kept["figures"]["grounds"].items()
-    )
+        for name, ground in figures["grounds"].items()
+    ]
+    return "\n\n".join([*told, *(f"`search.block`, {line}" for line in sentences(figures.get("blocks", {})))])
 
 
 def sections() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -117,11 +119,28 @@ def test_a_second_run_measures_what_is_missing_and_a_fresh_one_everything(
     assert "torch" not in first["export"]["runtimes"]
 
 
+def test_what_ran_out_of_time_is_tried_again(ground: grounds.Ground, results: Path) -> None:
+    ledger = techniques.Ledger.open("some", 1, SIZE)
+    hurried = dataclasses.replace(SIZE, minutes=0)
+    techniques.fill(ledger, "table", ground, hurried, ["finetune"], fresh=False)
+    assert "minutes were spent" in ledger.figures["grounds"]["table"]["rows"]["finetune"]["refused"]
+    techniques.fill(ledger, "table", ground, SIZE, ["finetune"], fresh=False)
+    row = figures.kept("some")["grounds"]["table"]["rows"]["finetune"]
+    assert row["effort"] == 2
+    assert row["runtimes"].keys() == set(ground.floats)
+
+
+def test_rows_of_a_technique_that_is_gone_go_too(ground: grounds.Ground, results: Path) -> None:
+    ledger = techniques.Ledger.open("some", 1, SIZE)
+    ledger.on("table", ground)["rows"] |= {"gone": {"technique": "gone"}, "head": {"technique": "head"}}
+    assert ledger.on("table", ground)["rows"].keys() == {"head"}
+
+
 def test_figures_of_another_size_or_of_another_network_are_not_gone_on_with(
     ground: grounds.Ground, results: Path
 ) -> None:
     ledger = techniques.Ledger.open("some", 1, SIZE)
-    ledger.on("table", ground)["rows"]["export"] = {"seconds": 1.0}
+    ledger.on("table", ground)["rows"]["export"] = {"technique": "export"}
     ledger.save()
     assert techniques.Ledger.open("some", 1, SIZE).on("table", ground)["rows"]
     assert not techniques.Ledger.open("some", 2, SIZE).figures["grounds"]
@@ -161,6 +180,26 @@ def test_the_table_shows_what_served_and_says_why_the_rest_did_not() -> None:
     page = gained.markdown(told)
     assert "| `prune` | -0.010 (-0.020 to +0.005) | 2.00 | ~3.00 |  |  | 0.26 | 1.5 |" in page
     assert page.endswith("- `calm`: nothing to calm\n- `prune on slow`: no such operator")
+
+
+def test_the_page_of_techniques_takes_the_figures_that_are_kept(ground: grounds.Ground, results: Path) -> None:
+    page = runpy.run_path(str(Path(__file__).parents[1] / "docs" / "generate.py"))["technique_figures"]
+    assert page(results / "some.json") == "No figures are kept here yet."
+    ledger = techniques.Ledger.open("some", 1, SIZE)
+    ledger.on("table", ground)["rows"]["export"] = {"technique": "export", "refused": "no paper"}
+    ledger.save()
+    told = page(results / "some.json")
+    assert told.startswith("table, where the float network is ")
+    assert told.endswith("- `export`: no paper")
+
+
+def test_searched_blocks_are_told_in_a_sentence_for_each_seed() -> None:
+    gain, speed = {"value": 0.02, "low": 0.01, "high": 0.03}, {"value": 1.1, "low": 1.0, "high": 1.2}
+    found = {"recipe": "blocks", "pruned": "thin", "epochs": 8, "gain": gain, "speedup": speed}
+    assert list(gained.sentences({"0": found, "1": {"refused": "no blocks here"}})) == [
+        "seed 0: blocks beside thin, 8 epochs each: accuracy +0.020 (+0.010 to +0.030), 1.10 times as fast",
+        "seed 1: no blocks here",
+    ]
 
 
 def test_the_electricity_network_is_judged_on_days_that_it_never_saw() -> None:
