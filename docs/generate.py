@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +32,12 @@ from trimtab.trigger import Budget, Trigger
 from trimtab.window import Feature
 from trimtab_prometheus.metrics import LABELS, METRICS
 
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+from gained import markdown, sentences
+
 FOLDER = Path(__file__).parent
+FIGURES = FOLDER.parent / "benchmarks" / "results" / "techniques.json"
 PAGES = (FOLDER / "howto" / "techniques.md", FOLDER / "settings.md", FOLDER / "metrics.md")
 REGION = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 REQUIRED: Final = "required"
@@ -97,6 +104,19 @@ def technique_settings() -> str:
     return "\n\n".join(_described("###", found.about.name, found, "techniques") for found in _techniques())
 
 
+def technique_figures(path: Path = FIGURES) -> str:
+    """Return what each technique gave on each ground of ``make bench-techniques``, where figures are kept."""
+    if not path.is_file():
+        return "No figures are kept here yet."
+    kept = json.loads(path.read_text())
+    where, figures = f"{kept['machine']['processor']}, {kept['date']}", kept["figures"]
+    told = [
+        f"{name}, where the float network is {ground['accuracy']['value']:.3f} right ({where}):\n\n{markdown(ground)}"
+        for name, ground in figures["grounds"].items()
+    ]
+    return "\n\n".join([*told, *(f"`search.block`, {line}" for line in sentences(figures.get("blocks", {})))])
+
+
 def sections() -> str:
     """Return the settings of every section of a project file."""
     return "\n\n".join(_section(name, model) for name, model in SECTIONS.items())
@@ -132,6 +152,7 @@ TABLES = {
     "labels": labels,
     "techniques": techniques,
     "technique-settings": technique_settings,
+    "technique-figures": technique_figures,
     "sections": sections,
     "plugins": plugins,
 }
