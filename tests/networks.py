@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trimtab_torch.attention import EncoderLayer
 
-__all__ = ["Conv1d", "FlatCnn", "MobileNet", "ResNeXt", "Transformer", "UNet"]
+__all__ = ["Conv1d", "Encoder", "FlatCnn", "MobileNet", "ResNeXt", "Transformer", "UNet"]
 
 
 def conv(before: int, after: int, size: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:

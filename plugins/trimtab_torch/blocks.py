@@ -156,6 +156,7 @@ class BlockNet(nn.Module):
 
     Examples
     --------
+    >>> import torch
     >>> stage = {"block": "inverted", "kernel": 3, "width": 8, "depth": 2, "stride": 2}
     >>> BlockNet(3, (1, 8, 8), {"width": 8, "stride": 1}, [stage]).eval()(torch.zeros(2, 1, 8, 8)).shape
     torch.Size([2, 3])
@@ -192,6 +193,8 @@ def cost(
 
     Examples
     --------
+    >>> from dataclasses import asdict
+    >>> import torch
     >>> from trimtab_torch.layers import multiply_adds
     >>> stage = Stage("inverted", 5, 8, 2, 2)
     >>> stem = {"width": 8, "stride": 1}

@@ -75,8 +75,8 @@ class AttentionLocal:
         if not long:
             raise PluginError(
                 f"attention.local.window {self.window}: the longest sequence has {max(lengths.values())} positions, "
-                f"and only beyond {NEIGHBOURS} windows is anything saved; lower window, or leave attention.local out of "
-                "optimize.techniques"
+                f"and only beyond {NEIGHBOURS} windows is anything saved; lower window, or leave "
+                "attention.local out of optimize.techniques"
             )
         network = copy.deepcopy(whole.network)
         for name in long:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -12,7 +10,8 @@ from trimtab.data import Data, Role
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
 from trimtab.window import Schema
-from trimtab_torch.blocks import BLOCKS, Kind, Stage, cost
+from trimtab_torch.blocks import BLOCKS, Kind
+from trimtab_torch.blockspace import BlockSpace, Genome
 from trimtab_torch.deadline import tick
 from trimtab_torch.evidence import Evidence
 from trimtab_torch.evolve import STRATEGIES, Hunt, Strategy
@@ -29,17 +28,6 @@ ROWS = 256
 """Rows that networks are compared on, at most."""
 REFRESH_ROWS = 128
 """Rows that batch norms are estimated anew on, at most."""
-DEEPER, WIDER = 1.2, 1.1
-"""By which depth and width grow with each step of the compound scaling (Tan & Le 2019)."""
-SIZES = 60
-"""Sizes of that family that are looked through, a quarter step apart."""
-WIDEST = 2
-"""A stage is at most so many times as wide as the parent's."""
-
-LOOKS: Mapping[Kind, int] = {"plain": 1, "residual": 2, "separable": 1, "inverted": 1}
-"""Convolutions of a block that look beyond one pixel."""
-
-Genome = tuple[Stage, ...]
 
 
 @dataclass(frozen=True)
@@ -153,8 +141,9 @@ class SearchBlock:
         _require_image(parent.spec.schema)
         with workbench(job):
             looking = _Looking(self, parent, data, job)
-            hunt = Hunt(looking.draw, looking.mutate, looking.score, self.candidates, self.strategy, self.population)
-            ranked = hunt.run(job.seed, looking.families())
+            space = looking.space
+            hunt = Hunt(space.draw, space.mutate, looking.score, self.candidates, self.strategy, self.population)
+            ranked = hunt.run(job.seed, space.families())
             best = ranked[: self.finalists]
             makers = [lambda genome=genome: looking.build(genome) for genome, _ in best]
             tried = shortlist(makers, self.trial_epochs, looking.held, data, job, "search.block")
@@ -162,7 +151,7 @@ class SearchBlock:
             "parameters_before": parameters(parent.network),
             "multiply_adds": multiply_adds(tried[0].model.network, parent.examples())[""],
             "multiply_adds_before": looking.before,
-            "budget": round(looking.most),
+            "budget": round(looking.space.most),
             "inherited_layers": looking.inherited(best[tried[0].at][0]),
             "candidates": len(ranked),
             "finalists": [looking.told(*best[t.at]) | {"loss": round(t.loss, 6)} for t in tried],
@@ -190,131 +179,46 @@ class _Looking:
     job: Job
     held: Evidence = field(init=False)
     seen: Evidence = field(init=False)
-    skeleton: Skeleton = field(init=False)
+    space: BlockSpace = field(init=False)
     before: int = field(init=False)
-    most: float = field(init=False)
 
     def __post_init__(self) -> None:
         held, train = self.data.rows(Role.SEARCH), self.data.rows(Role.TRAIN)
-        seed, where = self.job.seed, "search.block"
-        self.seen = Evidence.draw(self.parent, train, REFRESH_ROWS, seed, where)
-        self.held = Evidence.draw(self.parent, held if len(held) else train, ROWS, seed, where)
+        settings, schema, where = self.settings, self.parent.spec.schema, "search.block"
+        self.seen = Evidence.draw(self.parent, train, REFRESH_ROWS, self.job.seed, where)
+        self.held = Evidence.draw(self.parent, held if len(held) else train, ROWS, self.job.seed, where)
         examples = self.parent.examples()
-        self.skeleton = Skeleton.of(self.parent.network, examples)
         self.before = multiply_adds(self.parent.network, examples)[""]
-        self.most = self.settings.budget * self.before
-        cheapest = min(self.cost(g) for g in self._uniform(-SIZES))
-        if cheapest > self.most:
-            raise PluginError(
-                f"search.block.budget {self.settings.budget}: the smallest network of its blocks takes "
-                f"{cheapest / self.before:.3f} of the parent's multiply-adds; raise budget, or lower round_to"
-            )
-
-    @property
-    def _stem(self) -> dict[str, int]:
-        unit = self.settings.round_to
-        width = max(unit, unit * round(self.skeleton.stem_width * min(1.0, self.settings.budget**0.5) / unit))
-        return {"width": width, "stride": self.skeleton.stem_stride}
-
-    def cost(self, genome: Sequence[Stage]) -> float:
-        """Return what counts against the budget."""
-        schema = self.parent.spec.schema
-        return cost(
-            outputs_of(schema), schema.inputs[0].shape, self._stem, genome, depthwise=self.settings.depthwise_cost
+        self.space = BlockSpace(
+            Skeleton.of(self.parent.network, examples),
+            outputs_of(schema),
+            schema.inputs[0].shape,
+            settings.blocks,
+            settings.kernels,
+            settings.round_to,
+            settings.depthwise_cost,
+            settings.budget,
+            settings.budget * self.before,
         )
-
-    def _uniform(self, step: float) -> list[Genome]:
-        """Return a network of each kind and kernel, at one step of the compound scaling."""
-        return [
-            tuple(
-                Stage(
-                    kind,
-                    kernel,
-                    self._near(level.width * WIDER**step, level.width),
-                    max(1, round(level.depth / LOOKS[kind] * DEEPER**step)),
-                    level.stride,
-                )
-                for level in self.skeleton.levels
+        if self.space.least > self.space.most:
+            raise PluginError(
+                f"search.block.budget {settings.budget}: the smallest network of its blocks takes "
+                f"{self.space.least / self.before:.3f} of the parent's multiply-adds; raise budget, or lower round_to"
             )
-            for kind in self.settings.blocks
-            for kernel in self.settings.kernels
-        ]
-
-    def _near(self, width: float, parents: int) -> int:
-        unit = self.settings.round_to
-        return min(max(unit, unit * round(width / unit)), self._widest(parents))
-
-    def _widest(self, parents: int) -> int:
-        unit = self.settings.round_to
-        return max(unit, unit * (WIDEST * parents // unit))
-
-    def families(self) -> list[Genome]:
-        """Return of each kind and kernel the largest of its family that the budget allows."""
-        found: list[Genome] = []
-        for step in range(SIZES, -SIZES, -1):
-            for genome in self._uniform(step / 4):
-                if self.cost(genome) <= self.most and not any(_build_of(f) == _build_of(genome) for f in found):
-                    found.append(genome)
-        return found
-
-    def draw(self, dice: random.Random) -> Genome:
-        """Return any network that the budget allows."""
-        genome = tuple(self._any(dice, at) for at in range(len(self.skeleton.levels)))
-        return self._spend(genome, dice)
-
-    def _any(self, dice: random.Random, at: int) -> Stage:
-        level = self.skeleton.levels[at]
-        kind, kernel = dice.choice(self.settings.blocks), dice.choice(self.settings.kernels)
-        widths = range(self.settings.round_to, self._widest(level.width) + 1, self.settings.round_to)
-        return Stage(kind, kernel, dice.choice(widths), dice.randint(1, level.depth + 1), level.stride)
-
-    def mutate(self, genome: Genome, dice: random.Random) -> Genome:
-        """Change one thing of one stage, and other widths as much as the budget then asks."""
-        at = dice.randrange(len(genome))
-        other = self._any(dice, at)
-        name = dice.choice(("block", "kernel", "width", "depth"))
-        changed = replace(genome[at], **{name: getattr(other, name)})
-        return self._spend((*genome[:at], changed, *genome[at + 1 :]), dice)
-
-    def _spend(self, genome: Genome, dice: random.Random) -> Genome:
-        """Narrow stages drawn by lot until the budget holds, the narrow ones in depth; then widen what still fits."""
-        while self.cost(genome) > self.most:
-            genome = self._changed(genome, dice.randrange(len(genome)), -1)
-        open_ = list(range(len(genome)))
-        while open_:
-            at = dice.choice(open_)
-            wider = self._changed(genome, at, 1)
-            if wider == genome or self.cost(wider) > self.most:
-                open_.remove(at)
-            else:
-                genome = wider
-        return genome
-
-    def _changed(self, genome: Genome, at: int, by: int) -> Genome:
-        stage, unit = genome[at], self.settings.round_to
-        width = min(self._widest(self.skeleton.levels[at].width), stage.width + by * unit)
-        if width >= unit:
-            changed = replace(stage, width=width)
-        elif stage.depth > 1:
-            changed = replace(stage, depth=stage.depth - 1)
-        else:  # the cheapest of its kind: another kind is
-            changed = min(
-                (replace(stage, block=b, kernel=k) for b in self.settings.blocks for k in self.settings.kernels),
-                key=lambda s: self.cost((*genome[:at], s, *genome[at + 1 :])),
-            )
-        return (*genome[:at], changed, *genome[at + 1 :])
 
     def build(self, genome: Genome) -> FloatModel:
         """Return the network, with the weights that it inherits."""
-        arguments = {"stem": self._stem, "stages": [asdict(stage) for stage in genome]}
-        spec = replace(self.parent.spec, factory=BLOCKNET, arguments=arguments)
-        model = FloatModel.build(spec, self.parent.preprocess, self.job.seed)
-        carry_over(self.parent.network, model.network, self.parent.examples())
-        return model
+        return self._built(genome)[0]
 
     def inherited(self, genome: Genome) -> int:
         """Return how many layers of a network have weights of the parent."""
-        return carry_over(self.parent.network, self.build(genome).network, self.parent.examples())
+        return self._built(genome)[1]
+
+    def _built(self, genome: Genome) -> tuple[FloatModel, int]:
+        arguments = {"stem": self.space.stem, "stages": [asdict(stage) for stage in genome]}
+        spec = replace(self.parent.spec, factory=BLOCKNET, arguments=arguments)
+        model = FloatModel.build(spec, self.parent.preprocess, self.job.seed)
+        return model, carry_over(self.parent.network, model.network, self.parent.examples())
 
     def score(self, genome: Genome) -> float:
         """Return what a network promises."""
@@ -324,8 +228,4 @@ class _Looking:
     def told(self, genome: Genome, promised: float) -> dict[str, object]:
         """Return a candidate in words."""
         words = [f"{s.depth} x {s.block} {s.kernel}x{s.kernel}, {s.width} wide, stride {s.stride}" for s in genome]
-        return {"stages": words, "cost": round(self.cost(genome)), "proxy": round(promised, 6)}
-
-
-def _build_of(genome: Genome) -> list[tuple[str, int]]:
-    return [(stage.block, stage.kernel) for stage in genome]
+        return {"stages": words, "cost": round(self.space.cost(genome)), "proxy": round(promised, 6)}

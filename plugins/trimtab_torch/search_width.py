@@ -8,34 +8,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-
 from trimtab.artifact import FLOAT, Model
 from trimtab.data import Data, Role
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
-from trimtab_torch.allocation import Cost, by_share, unit_of
 from trimtab_torch.deadline import tick
+from trimtab_torch.depths import Depth, Widths, inherit
 from trimtab_torch.evidence import Evidence
 from trimtab_torch.evolve import STRATEGIES, Hunt, Strategy
-from trimtab_torch.groups import Group, cut, find
-from trimtab_torch.importance import IMPORTANCES, Importance, scores
+from trimtab_torch.importance import IMPORTANCES, Importance
 from trimtab_torch.layers import channels, multiply_adds
 from trimtab_torch.proxies import PROXIES, Proxy, promise
-from trimtab_torch.sensitivity import least
 from trimtab_torch.spec import FloatModel, parameters
 from trimtab_torch.training import workbench
 from trimtab_torch.trials import shortlist
 
-__all__ = ["SearchWidth", "inherit"]
+__all__ = ["SearchWidth"]
 
 ROWS = 256
 """Rows that importance is measured on, and networks are compared on, at most."""
 REFRESH_ROWS = 128
 """Rows that batch norms are estimated anew on, at most."""
-STEPS = 30
-"""Halvings by which the width of the family's member that fits the budget is found."""
+DEPTH_CHANGES = 0.2
+"""Share of the evolution's children that are drawn anew, at any depth, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -157,35 +152,8 @@ class SearchWidth:
         return tried[0].model.save(job.folder, facts)
 
 
-Genome = tuple[int, tuple[int, ...]]
-"""Which depth, and the width of each of its groups in their order."""
-
-
-@dataclass(frozen=True)
-class _Depth:
-    """The parent at one choice of the factory's arguments, before anything is narrowed.
-
-    Parameters
-    ----------
-    arguments
-        That were chosen; none: the parent itself.
-    model
-        With the weights that it inherits.
-    groups, cost, ranks
-        What can be narrowed, what that saves, and in which order channels go.
-    """
-
-    arguments: Mapping[str, Any]
-    model: FloatModel
-    groups: Mapping[str, Group]
-    cost: Cost
-    ranks: Mapping[str, Tensor]
-
-    def possible(self, name: str, round_to: int) -> list[int]:
-        """Return the widths that a group may have, from the narrowest."""
-        group = self.groups[name]
-        unit = unit_of(group, round_to)
-        return [*range(unit, group.width, unit), group.width]
+Genome = tuple[int, Widths]
+"""Which depth, and how wide each of its groups is."""
 
 
 @dataclass
@@ -198,7 +166,7 @@ class _Looking:
     job: Job
     held: Evidence = field(init=False)
     seen: Evidence = field(init=False)
-    depths: list[_Depth] = field(init=False)
+    depths: list[Depth] = field(init=False)
     most: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -207,16 +175,13 @@ class _Looking:
         self.seen = Evidence.draw(self.parent, train, ROWS, seed, where)
         self.held = Evidence.draw(self.parent, held if len(held) else train, ROWS, seed, where)
         self.most = self.settings.budget * multiply_adds(self.parent.network, self.parent.examples())[""]
-        found = [self._depth(chosen) for chosen in self._choices()]
-        self.depths = [d for d in found if d.groups and d.cost(self._narrowest(d)) <= self.most]
+        asked = self.settings.arguments
+        found = [self._depth(dict(zip(asked, values, strict=True))) for values in itertools.product(*asked.values())]
+        self.depths = [d for d in found if d.groups and d.least <= self.most]
         if not self.depths:
             raise PluginError(self._nothing(found))
 
-    def _choices(self) -> list[dict[str, Any]]:
-        asked = self.settings.arguments
-        return [dict(zip(asked, values, strict=True)) for values in itertools.product(*asked.values())]
-
-    def _depth(self, chosen: Mapping[str, Any]) -> _Depth:
+    def _depth(self, chosen: Mapping[str, Any]) -> Depth:
         self.tick()
         model = self.parent
         own = model.spec.arguments
@@ -224,61 +189,23 @@ class _Looking:
             spec = replace(model.spec, arguments={**own, **chosen})
             model = FloatModel.build(spec, model.preprocess, self.job.seed)
             inherit(self.parent.network, model.network)
-        examples = model.examples()
-        groups, _ = find(model.network, examples)
-        cost = Cost.of(model.network, examples, groups)
-        ranks = scores(self.settings.importance, model.network, examples, groups, self.seen.losses)
-        return _Depth(chosen, model, groups, cost, ranks)
-
-    def _narrowest(self, depth: _Depth) -> dict[str, int]:
-        return {name: depth.possible(name, self.settings.round_to)[0] for name in depth.groups}
+        return Depth.of(chosen, model, self.settings.importance, self.seen, self.settings.round_to)
 
     def family(self) -> list[Genome]:
         """Return, for each depth, all widths times the one factor that spends the budget."""
-        return [
-            (at, self._widths(depth, by_share_within(depth, self.most, self.settings.round_to)))
-            for at, depth in enumerate(self.depths)
-        ]
-
-    def _widths(self, depth: _Depth, kept: Mapping[str, int]) -> tuple[int, ...]:
-        return tuple(kept[name] for name in depth.groups)
+        return [(at, depth.even(self.most)) for at, depth in enumerate(self.depths)]
 
     def draw(self, dice: random.Random) -> Genome:
         """Return any depth, at any widths that spend the budget."""
         at = dice.randrange(len(self.depths))
-        depth = self.depths[at]
-        kept = {name: dice.choice(depth.possible(name, self.settings.round_to)) for name in depth.groups}
-        return at, self._widths(depth, self._spend(depth, kept, dice))
+        return at, self.depths[at].any(self.most, dice)
 
     def mutate(self, genome: Genome, dice: random.Random) -> Genome:
-        """Change the depth, or the width of one group and of others as much as the budget then asks."""
+        """Change the depth, or the width of one group."""
         at, widths = genome
-        if len(self.depths) > 1 and dice.random() < 0.2:
+        if len(self.depths) > 1 and dice.random() < DEPTH_CHANGES:
             return self.draw(dice)
-        depth = self.depths[at]
-        kept = dict(zip(depth.groups, widths, strict=True))
-        name = dice.choice(list(kept))
-        kept[name] = dice.choice(depth.possible(name, self.settings.round_to))
-        return at, self._widths(depth, self._spend(depth, kept, dice, spare=name))
-
-    def _spend(self, depth: _Depth, kept: dict[str, int], dice: random.Random, spare: str = "") -> dict[str, int]:
-        """Narrow groups drawn by lot until the budget holds (``spare`` last), then widen what still fits."""
-        while depth.cost(kept) > self.most:
-            open_ = [n for n in kept if kept[n] > depth.possible(n, self.settings.round_to)[0]]
-            self._step(depth, kept, dice.choice([n for n in open_ if n != spare] or open_), -1)
-        names = list(kept)
-        while names:
-            name = dice.choice(names)
-            before = kept[name]
-            self._step(depth, kept, name, 1)
-            if kept[name] == before or depth.cost(kept) > self.most:
-                kept[name] = before
-                names.remove(name)
-        return kept
-
-    def _step(self, depth: _Depth, kept: dict[str, int], name: str, by: int) -> None:
-        possible = depth.possible(name, self.settings.round_to)
-        kept[name] = possible[min(len(possible) - 1, possible.index(kept[name]) + by)]
+        return at, self.depths[at].changed(widths, self.most, dice)
 
     def score(self, genome: Genome) -> float:
         """Return what a candidate promises."""
@@ -287,29 +214,26 @@ class _Looking:
 
     def build(self, genome: Genome) -> FloatModel:
         """Cut a candidate out."""
-        depth = self.depths[genome[0]]
-        kept = zip(depth.groups.items(), genome[1], strict=True)
-        removed = {name: least(group, depth.ranks[name], width) for (name, group), width in kept if width < group.width}
-        return replace(depth.model, network=cut(depth.model.network, depth.model.examples(), removed))
+        return self.depths[genome[0]].narrowed(genome[1])
 
     def tick(self) -> None:
         """Raise an OutOfTimeError when the job's deadline has passed."""
         tick(self.job.deadline, "search.width", "lower search.width.candidates")
 
-    def _nothing(self, found: Sequence[_Depth]) -> str:
-        if not any(d.groups for d in found):
+    def _nothing(self, found: Sequence[Depth]) -> str:
+        narrow = [depth.least for depth in found if depth.groups]
+        if not narrow:
             return "search.width finds no layer that it can narrow; leave it out of optimize.techniques"
-        least_share = min(d.cost(self._narrowest(d)) for d in found if d.groups) / self.most * self.settings.budget
         return (
             f"search.width.budget {self.settings.budget}: the narrowest network that search.width.round_to "
-            f"{self.settings.round_to} allows takes {least_share:.3f} of the parent's multiply-adds; raise budget, or "
-            "lower round_to"
+            f"{self.settings.round_to} allows takes {min(narrow) / self.most * self.settings.budget:.3f} of the "
+            "parent's multiply-adds; raise budget, or lower round_to"
         )
 
     def told(self, genome: Genome, promised: float) -> dict[str, object]:
         """Return a candidate in words."""
         depth = self.depths[genome[0]]
-        widths = dict(zip(depth.groups, genome[1], strict=True))
+        widths = depth.named(genome[1])
         return {
             "arguments": dict(depth.arguments),
             "widths": widths,
@@ -326,33 +250,3 @@ class _Looking:
             "multiply_adds": multiply_adds(model.network, model.examples())[""],
             "multiply_adds_before": round(self.most / self.settings.budget),
         }
-
-
-def by_share_within(depth: _Depth, most: float, round_to: int) -> dict[str, int]:
-    """Return the widths when all groups lose the same share, the smallest one that the budget allows."""
-    low, high = 0.0, 1.0
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        fits = depth.cost(by_share(depth.groups, middle, round_to)) <= most
-        low, high = (low, middle) if fits else (middle, high)
-    return by_share(depth.groups, high, round_to)
-
-
-def inherit(source: nn.Module, target: nn.Module) -> int:
-    """Copy into ``target``, in place, what of ``source`` has the same name, as far as shapes overlap; count tensors.
-
-    Examples
-    --------
-    >>> wide, narrow = nn.Linear(3, 2), nn.Linear(2, 2)
-    >>> inherit(wide, narrow), torch.equal(narrow.weight, wide.weight[:, :2])
-    (2, True)
-    """
-    known, count = source.state_dict(), 0
-    with torch.no_grad():
-        for name, value in target.state_dict().items():
-            old = known.get(name)
-            if old is not None and old.dim() == value.dim():
-                box = tuple(slice(0, min(a, b)) for a, b in zip(old.shape, value.shape, strict=True))
-                value[box] = old[box]
-                count += 1
-    return count

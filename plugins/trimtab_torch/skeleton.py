@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.errors import PluginError
+from trimtab_torch.depths import inherit
 from trimtab_torch.layers import executed
 
 __all__ = ["Level", "Skeleton", "carry_over"]
@@ -149,9 +150,9 @@ def carry_over(source: nn.Module, target: nn.Module, examples: Sequence[Tensor])
     for layer, norm, kind in _paired(target, examples):
         if waiting.get(kind):
             old, old_norm = waiting[kind].pop(0)
-            _overlap(old, layer)
+            inherit(old, layer)
             if norm is not None and old_norm is not None:
-                _overlap(old_norm, norm)
+                inherit(old_norm, norm)
             count += 1
     return count
 
@@ -168,12 +169,3 @@ def _paired(
             after = runs[at + 1].layer if at + 1 < len(runs) else None
             found.append((run.layer, after if isinstance(after, nn.BatchNorm2d) else None, run.kind))
     return found
-
-
-def _overlap(old: nn.Module, new: nn.Module) -> None:
-    known = old.state_dict()
-    with torch.no_grad():
-        for name, value in new.state_dict().items():
-            if name in known and known[name].dim() == value.dim():
-                box = tuple(slice(0, min(a, b)) for a, b in zip(known[name].shape, value.shape, strict=True))
-                value[box] = known[name][box]
