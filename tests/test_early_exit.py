@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from tests.tensors import Bench, session_of
 from trimtab.agreement import loss
@@ -31,6 +32,20 @@ from trimtab_torch.spec import FloatModel
 
 RESNET = "trimtab_torch.networks:SmallResNet"
 MAX_DROP = 0.01
+
+
+class Flat(nn.Module):
+    """All its work lies before the only place that it could be left at; without a hidden layer there is none."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...], hidden: int | None) -> None:
+        super().__init__()
+        size = int(np.prod(shape))
+        self.body = nn.Sequential(nn.Linear(size, hidden), nn.ReLU()) if hidden else nn.Identity()
+        self.head = nn.Linear(hidden or size, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(image.flatten(1)))
+        return logits
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -119,7 +134,7 @@ def test_multiply_adds_of_the_graph_are_those_that_torch_counts(digits: Bench, c
         v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
         for v in onnx.shape_inference.infer_shapes(inferred, strict_mode=True).graph.value_info
     }
-    shapes |= {o.name: [1, 10] for o in graph.output}
+    shapes |= {"embedding": [1, 48], "probabilities": [1, 10]}
     gemm = next(node for node in graph.node if node.op_type == "Gemm")
     spent = costs(graph, {**shapes, gemm.output[0]: [1, 10]})
     assert sum(spent) == multiply_adds(loaded.network, loaded.examples())[""]
@@ -147,9 +162,11 @@ def test_a_threshold_loses_what_it_may_and_lets_as_many_go_as_it_can(rows: int, 
 
 def test_what_has_no_exit_is_refused_with_the_way_out(digits: Bench, champion: Model, tmp_path: Path) -> None:
     noise = Bench.noise(tmp_path, (1, 8, 8))
-    model, job = noise.fit(RESNET, 1, {"widths": [8, 8]}), noise.job()
+    wide, flat = (noise.fit(f"{__name__}:Flat", 1, {"hidden": hidden}) for hidden in (256, None))
     with pytest.raises(PluginError, match=r"exit.early saves nothing: .* raise max_drop, or leave exit.early out"):
-        ExitEarly(max_drop=0.0).apply(model, noise.data, job)
+        ExitEarly().apply(wide, noise.data, noise.job())
+    with pytest.raises(PluginError, match=r"exit\.early finds no place where the graph hangs on one value"):
+        ExitEarly().apply(flat, noise.data, noise.job())
     with pytest.raises(OutOfTimeError, match=r"exit.early: .* lower exit.early.rows"):
         ExitEarly().apply(champion, digits.data, digits.job(deadline=-1.0))
     model, data, job = regression(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from trimtab.artifact import Model
 from trimtab.data import Role
 from trimtab.errors import ArtifactError, OutOfTimeError, PluginError
 from trimtab_torch.blocks import BLOCKS, BlockNet, Kind, Stage, cost
+from trimtab_torch.blockspace import BlockSpace
 from trimtab_torch.evidence import Evidence
 from trimtab_torch.evolve import Hunt, Strategy
 from trimtab_torch.export import Export
@@ -111,11 +112,10 @@ def test_evolution_finds_more_than_chance() -> None:
     assert best["evolution"] > best["random"] + 10
 
 
-@pytest.mark.parametrize("strategy", ["evolution", "random"])
 def test_widths_are_searched_within_the_budget_and_channels_are_gone_from_the_graph(
-    strategy: str, digits: Bench, champion: Model
+    digits: Bench, champion: Model
 ) -> None:
-    found = search(digits, champion, budget=0.4, strategy=strategy)
+    found = search(digits, champion, budget=0.4)
     facts = found.facts
     assert 0.3 * facts["multiply_adds_before"] < facts["multiply_adds"] <= 0.4 * facts["multiply_adds_before"]
     assert facts["candidates"] == QUICK["candidates"]
@@ -137,7 +137,8 @@ def test_widths_are_searched_within_the_budget_and_channels_are_gone_from_the_gr
 
 
 def test_weights_are_inherited_where_nothing_is_trained(digits: Bench, champion: Model) -> None:
-    found = search(digits, champion, budget=0.5, trial_epochs=0)
+    found = search(digits, champion, budget=0.5, trial_epochs=0, strategy="random")
+    assert found.facts["multiply_adds"] <= 0.5 * found.facts["multiply_adds_before"]
     old, new = (FloatModel.load(m).network.get_parameter("stem.0.weight") for m in (champion, found))
     assert len(new) <= len(old)
     assert all(any(torch.equal(filter_, o) for o in old) for filter_ in new)
@@ -222,6 +223,28 @@ def test_what_blocks_cost_is_what_is_counted(stages: list[Stage], size: int, str
     assert cost(3, shape, stem, stages, depthwise=5) == counts[""] + 4 * sum(counts[name] for name in alone)
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 999), st.floats(0.05, 1.5), st.sampled_from([4, 8]))
+def test_networks_that_are_drawn_or_changed_spend_the_budget(seed: int, share: float, unit: int) -> None:
+    skeleton = Skeleton(16, 1, (Level(1, 16, 2), Level(2, 32, 4)))
+    space = BlockSpace(skeleton, 10, (3, 16, 16), ("plain", "inverted"), (3, 5), unit, 4.0, share, share * 3e6)
+    assume(space.least <= space.most)
+    dice = random.Random(seed)  # noqa: S311
+    found = [space.draw(dice)]
+    for _ in range(5):
+        found.append(space.mutate(found[-1], dice))
+    for genome in found:
+        assert space.least <= space.cost(genome) <= space.most
+        assert [stage.stride for stage in genome] == [1, 2]
+        for at, stage in enumerate(genome):
+            wider = replace(stage, width=stage.width + unit)
+            most = 2 * skeleton.levels[at].width
+            assert wider.width > most or space.cost((*genome[:at], wider, *genome[at + 1 :])) > space.most
+    family = space.families()
+    assert all(space.cost(genome) <= space.most for genome in family)
+    assert len({(genome[0].block, genome[0].kernel) for genome in family}) == len(family) >= 1
+
+
 def hunted(bench: Bench, model: Model, **wanted: Any) -> Model:
     return SearchBlock(**{**QUICK, **wanted}).apply(model, bench.data, bench.job(teacher=model))
 
@@ -230,7 +253,7 @@ def test_blocks_are_searched_within_the_budget_and_the_spec_rebuilds_them(digits
     found = hunted(digits, champion, budget=0.4)
     facts = found.facts
     assert facts["multiply_adds"] <= 0.4 * facts["multiply_adds_before"]
-    assert all(0.7 * facts["budget"] < finalist["cost"] <= facts["budget"] for finalist in facts["finalists"])
+    assert all(finalist["cost"] <= facts["budget"] for finalist in facts["finalists"])
     assert facts["inherited_layers"] >= 1
     losses = [finalist["loss"] for finalist in facts["finalists"]]
     assert losses == sorted(losses)
@@ -242,7 +265,7 @@ def test_blocks_are_searched_within_the_budget_and_the_spec_rebuilds_them(digits
     assert np.abs(probabilities - torch.softmax(logits_of(found, rows), dim=1).numpy()).max() <= 1e-5
 
 
-@pytest.mark.parametrize(("kind", "grouped"), [("plain", False), ("separable", True), ("inverted", True)])
+@pytest.mark.parametrize(("kind", "grouped"), [("plain", False), ("separable", True)])
 def test_a_kind_that_is_asked_for_is_in_the_graph(kind: Kind, grouped: bool, digits: Bench, champion: Model) -> None:
     found = hunted(digits, champion, blocks=(kind,), kernels=(5,), candidates=3, trial_epochs=0)
     graph = onnx.load(Export().apply(found, digits.data, digits.job()).folder / "model.onnx").graph

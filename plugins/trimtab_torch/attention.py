@@ -75,16 +75,22 @@ class Attention(nn.Module):
         near_key, near_value = (
             _beside(functional.pad(part, (0, 0, size, size + pad)), blocks, size) for part in (key, value)
         )
-        scores = query @ near_key.transpose(-2, -1) + self._mask(length, blocks, size, query)
+        band, inside = self._masks(length, blocks, size, query)
+        # Two small masks instead of one: an exported graph stores them.
+        scores = query @ near_key.transpose(-2, -1) + band + inside
         return _weighed(scores, near_value).flatten(2, 3)[:, :, :length]
 
-    def _mask(self, length: int, blocks: int, size: int, like: Tensor) -> Tensor:
-        """Return what is added to the scores ``[blocks, size, 3 * size]``: nothing where a position may look."""
-        here = torch.arange(blocks * size, device=like.device).view(blocks, size, 1)
-        there = (torch.arange(blocks, device=like.device).view(blocks, 1, 1) - 1) * size
-        there = there + torch.arange(3 * size, device=like.device)
-        sees = ((here - there).abs() <= size) & (there >= 0) & (there < length)
-        return torch.where(sees, 0.0, FAR).to(like.dtype)
+    def _masks(self, length: int, blocks: int, size: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is added to scores: where positions are far ``[size, 3 * size]``, where there are none."""
+        here, beside = (torch.arange(count, device=like.device) for count in (size, 3 * size))
+        near = (here[:, None] + size - beside).abs() <= size
+        there = beside + (torch.arange(blocks, device=like.device)[:, None, None] - 1) * size
+        inside = (there >= 0) & (there < length)
+        return _mask(near, like), _mask(inside, like)
+
+
+def _mask(sees: Tensor, like: Tensor) -> Tensor:
+    return torch.where(sees, 0.0, FAR).to(like.dtype)
 
 
 def split(values: Tensor, axis: int, count: int, size: int) -> Tensor:
