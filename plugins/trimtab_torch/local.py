@@ -59,7 +59,7 @@ class AttentionLocal:
         name="attention.local",
         takes=FLOAT,
         gives=FLOAT,
-        faster_on=("onnxruntime", "openvino", "torch"),
+        faster_on=("onnxruntime",),
         libraries=("torch",),
     )
 

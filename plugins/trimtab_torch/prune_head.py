@@ -70,7 +70,7 @@ class PruneHead:
         gives=FLOAT,
         needs_data=True,
         needs_labels=True,
-        faster_on=("onnxruntime", "openvino", "torch"),
+        faster_on=("onnxruntime",),
         smaller=True,
         libraries=("torch",),
     )

@@ -106,7 +106,7 @@ class SearchBlock:
         needs_data=True,
         needs_labels=True,
         inherits=True,
-        faster_on=("onnxruntime", "openvino", "torch"),
+        faster_on=("onnxruntime",),
         smaller=True,
         libraries=("torch",),
     )
