@@ -255,6 +255,8 @@ def test_blocks_are_searched_within_the_budget_and_the_spec_rebuilds_them(digits
     assert facts["multiply_adds"] <= 0.4 * facts["multiply_adds_before"]
     assert all(finalist["cost"] <= facts["budget"] for finalist in facts["finalists"])
     assert facts["inherited_layers"] >= 1
+    kinds = [{stage.split()[2] for stage in finalist["stages"]} for finalist in facts["finalists"]]
+    assert kinds[0] != kinds[1]
     losses = [finalist["loss"] for finalist in facts["finalists"]]
     assert losses == sorted(losses)
     loaded = FloatModel.load(found, RESNET)  # the project's factory is another, and ours is called all the same

@@ -96,6 +96,12 @@ class BlockSpace:
     def _widest(self, at: int) -> int:
         return max(self.round_to, WIDEST * self.skeleton.levels[at].width // self.round_to * self.round_to)
 
+    @staticmethod
+    def kind(genome: Genome) -> Kind:
+        """Return the kind of block that most stages are of; the earliest such."""
+        kinds = [stage.block for stage in genome]
+        return max(kinds, key=kinds.count)
+
     def draw(self, dice: random.Random) -> Genome:
         """Return any network that spends the budget."""
         return self._spent(tuple(self._any(dice, at) for at in range(len(self.skeleton.levels))), dice)

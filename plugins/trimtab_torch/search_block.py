@@ -20,7 +20,7 @@ from trimtab_torch.proxies import PROXIES, Proxy, promise
 from trimtab_torch.skeleton import Skeleton, carry_over
 from trimtab_torch.spec import BLOCKNET, FloatModel, outputs_of, parameters
 from trimtab_torch.training import workbench
-from trimtab_torch.trials import shortlist
+from trimtab_torch.trials import shortlist, spread
 
 __all__ = ["SearchBlock"]
 
@@ -39,7 +39,7 @@ class SearchBlock:
     the one-parameter families of compound scaling (Tan & Le 2019; the resolution stays, for it is the
     data's): one for each kind of block and kernel, at the size that spends the budget. Weights are
     inherited where kernel and resolution are the same. A proxy that trains nothing ranks candidates, the
-    few best are trained for a short time, and the one with the least loss on rows that nothing was
+    few best of each kind are trained for a short time, and the one with the least loss on rows that nothing was
     trained on stays; **train or distill it afterwards, for most of its weights are new.** For models of
     one image.
 
@@ -68,7 +68,8 @@ class SearchBlock:
     population
         Of the evolution, at least 2.
     finalists
-        That are trained for a short time, at least 1.
+        That are trained for a short time, at least 1: the best of each kind that most stages are of, then
+        the second best of each, since proxies compare networks of one kind better than kinds.
     trial_epochs
         Of each finalist; 0 trusts the proxy alone.
 
@@ -144,7 +145,8 @@ class SearchBlock:
             space = looking.space
             hunt = Hunt(space.draw, space.mutate, looking.score, self.candidates, self.strategy, self.population)
             ranked = hunt.run(job.seed, space.families())
-            best = ranked[: self.finalists]
+            # No proxy here compares one kind of block with another fairly: naswot likes what is deep.
+            best = spread(ranked, lambda scored: space.kind(scored[0]), self.finalists)
             makers = [lambda genome=genome: looking.build(genome) for genome, _ in best]
             tried = shortlist(makers, self.trial_epochs, looking.held, data, job, "search.block")
         facts: dict[str, Any] = {

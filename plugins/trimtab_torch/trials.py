@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from trimtab.data import Data
 from trimtab.technique import Job
@@ -11,7 +12,26 @@ from trimtab_torch.evidence import Evidence
 from trimtab_torch.recovery import recover
 from trimtab_torch.spec import FloatModel
 
-__all__ = ["Tried", "shortlist"]
+__all__ = ["Tried", "shortlist", "spread"]
+
+Item = TypeVar("Item")
+
+
+def spread(ranked: Sequence[Item], kind: Callable[[Item], Hashable], count: int) -> list[Item]:
+    """Return the best of each kind, then the second best of each, up to ``count``: for scores of one kind compare best.
+
+    Examples
+    --------
+    >>> spread(["a9", "a8", "b7", "a6", "b5"], lambda word: word[0], 3)
+    ['a9', 'b7', 'a8']
+    """
+    places: dict[Hashable, int] = {}
+    turns: list[tuple[int, int]] = []
+    for at, item in enumerate(ranked):
+        turn = places.get(kind(item), 0)
+        places[kind(item)] = turn + 1
+        turns.append((turn, at))
+    return [ranked[at] for _, at in sorted(turns)[:count]]
 
 
 @dataclass(frozen=True)
