@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Conv1d", "FlatCnn", "MobileNet", "ResNeXt", "Transformer", "UNet"]
+from trimtab_torch.attention import EncoderLayer
+
+__all__ = ["Conv1d", "Encoder", "FlatCnn", "MobileNet", "ResNeXt", "Transformer", "UNet"]
 
 
 def conv(before: int, after: int, size: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -105,6 +107,26 @@ class Transformer(nn.Module):
     def forward(self, sequence: Tensor) -> Tensor:
         seen = self.encoder(self.embed(sequence) + self.positions)
         logits: Tensor = self.head(torch.relu(self.neck(seen.mean(dim=1))))
+        return logits
+
+
+class Encoder(nn.Module):
+    """A transformer encoder with attention whose heads can go, on a sequence ``[length, features]``."""
+
+    example = (12, 6)
+
+    def __init__(
+        self, classes: int = 10, shape: Sequence[int] = example, width: int = 16, heads: int = 4, layers: int = 2
+    ) -> None:
+        super().__init__()
+        length, features = shape
+        self.embed = nn.Linear(features, width)
+        self.positions = nn.Parameter(torch.randn(1, length, width) * 0.1)
+        self.layers = nn.Sequential(*(EncoderLayer(width, heads, 2 * width) for _ in range(layers)))
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.layers(self.embed(sequence) + self.positions).mean(dim=1))
         return logits
 
 

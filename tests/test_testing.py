@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests import fakes
+from tests.materials import material_for
 from trimtab import discover
 from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role
@@ -41,7 +42,7 @@ def cases() -> Iterator[Any]:
 @pytest.mark.parametrize(("kind", "name", "number"), list(cases()))
 def test_our_own_plugins_keep_every_promise(kind: Checked, name: str, number: int) -> None:
     plugin = discover.build(kind, name, NO_SETTINGS, name)
-    list(yield_checks(kind, plugin))[number]()
+    list(yield_checks(kind, plugin, material_for(name)))[number]()
 
 
 @pytest.mark.parametrize("registry", [MemoryRegistry, FileRegistry])

@@ -7,10 +7,26 @@ from dataclasses import dataclass, field
 
 from trimtab.errors import OutOfTimeError
 
-__all__ = ["Clock"]
+__all__ = ["Clock", "tick"]
 
 FAR = 1.25
 """A first epoch is a rough measure: what is projected this much beyond the time left is given up, nothing less."""
+
+
+def tick(deadline: float | None, where: str, otherwise: str) -> None:
+    """Raise an OutOfTimeError when a deadline has passed.
+
+    Parameters
+    ----------
+    where
+        What works, for messages.
+    otherwise
+        What makes it shorter.
+    """
+    if deadline is not None and time.monotonic() >= deadline:
+        raise OutOfTimeError(
+            f"{where}: the round's minutes were spent before it was done; raise optimize.minutes, or {otherwise}"
+        )
 
 
 @dataclass

@@ -17,6 +17,8 @@ from trimtab_torch.spec import FloatModel
 __all__ = ["Evidence"]
 
 BATCH = 64
+PRUNING = "prune.channel"
+OTHERWISE = ", or set prune.channel.importance to l2 and prune.channel.scope to layer, which read no rows"
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Evidence:
     targets: Tensor
 
     @classmethod
-    def draw(cls, model: FloatModel, rows: Rows, most: int, seed: int) -> Evidence:
-        """Draw at most ``most`` labelled rows.
+    def draw(cls, model: FloatModel, rows: Rows, most: int, seed: int, where: str = PRUNING) -> Evidence:
+        """Draw at most ``most`` labelled rows, for what ``where`` says.
 
         Raises
         ------
@@ -45,9 +47,10 @@ class Evidence:
         """
         labelled = np.flatnonzero(np.isfinite(rows.labels) if rows.labels.dtype.kind == "f" else rows.labels >= 0)
         if not len(labelled):
+            otherwise = OTHERWISE if where == PRUNING else ""
             raise DataError(
-                "prune.channel has no labelled row to see what each channel does; wait for the labels of a later "
-                "window, or set prune.channel.importance to l2 and prune.channel.scope to layer, which read no rows"
+                f"{where} has no labelled row to see what each part of the network does; wait for the labels of a "
+                f"later window{otherwise}"
             )
         some = rows.take(np.sort(np.random.default_rng(seed).permutation(labelled)[:most]))
         return cls(model.prepare(some.inputs), model.targets(some.labels))

@@ -99,8 +99,8 @@ def traced(network: nn.Module, examples: Sequence[Tensor]) -> tuple[nn.Module, A
             graph = torch_pruning.DependencyGraph().build_dependency(traced, tuple(examples), verbose=False)
         except Exception as error:  # Torch-Pruning raises whatever its tracing trips over
             raise PluginError(
-                f"prune.channel cannot trace this network ({_words(error)}); "
-                "leave prune.channel out of optimize.techniques"
+                f"Torch-Pruning cannot trace this network ({_words(error)}); "
+                "leave prune.channel out of optimize.techniques, and search.width too"
             ) from error
     return traced, graph
 

@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """A residual CNN for small images: a stem of stride 2, then one block a stage.
+    """A residual CNN for small images: a stem of stride 2, then one block a stage, or more.
 
     Parameters
     ----------
@@ -43,6 +43,8 @@ class SmallResNet(nn.Module):
         Of the image: 1 for grey, 3 for colour.
     widths
         Channels of each stage; every stage but the first halves height and width.
+    blocks
+        Residual blocks of each stage, at least one; weights of those that two depths share have the same names.
 
     Examples
     --------
@@ -50,8 +52,18 @@ class SmallResNet(nn.Module):
     308074
     """
 
-    def __init__(self, outputs: int = 10, channels: int = 1, widths: Sequence[int] = (32, 64, 128)) -> None:
+    def __init__(
+        self,
+        outputs: int = 10,
+        channels: int = 1,
+        widths: Sequence[int] = (32, 64, 128),
+        blocks: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
+        if blocks is not None and (len(blocks) != len(widths) or min(blocks) < 1):
+            raise ValueError(
+                f"blocks must be {len(widths)} numbers of 1 or more, one for each width, got {list(blocks)}"
+            )
         self.stem = nn.Sequential(
             nn.Conv2d(channels, widths[0], 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(widths[0]),
@@ -64,6 +76,11 @@ class SmallResNet(nn.Module):
                 for stage, (a, b) in enumerate(zip(before, widths, strict=True))
             )
         )
+        depths = blocks if blocks is not None else [1] * len(widths)
+        self.deeper = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(width, width, stride=1) for _ in range(depth - 1)))
+            for width, depth in zip(widths, depths, strict=True)
+        )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(widths[-1], outputs)
         for module in self.modules():
@@ -72,7 +89,10 @@ class SmallResNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images ``[rows, channels, H, W]`` to outputs ``[rows, outputs]``."""
-        outputs: Tensor = self.head(self.pool(self.stages(self.stem(image))).flatten(1))
+        hidden = self.stem(image)
+        for stage, deeper in zip(self.stages, self.deeper, strict=True):
+            hidden = deeper(stage(hidden))
+        outputs: Tensor = self.head(self.pool(hidden).flatten(1))
         return outputs
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
@@ -11,17 +10,18 @@ from torch import Tensor, nn
 
 from trimtab.artifact import FLOAT, Model
 from trimtab.data import Data, Role
-from trimtab.errors import OutOfTimeError, PluginError
+from trimtab.errors import PluginError
 from trimtab.technique import About, Job
 from trimtab_torch.allocation import Cost, by_share, cheapest, levels, ranked
+from trimtab_torch.deadline import tick
 from trimtab_torch.evidence import Evidence
 from trimtab_torch.groups import Group, cut, describe, find
 from trimtab_torch.importance import IMPORTANCES, Importance, scores
 from trimtab_torch.layers import channels, multiply_adds
-from trimtab_torch.lesson import Lesson, Teacher
+from trimtab_torch.recovery import recover
 from trimtab_torch.sensitivity import least, sensitivity
 from trimtab_torch.spec import FloatModel, parameters
-from trimtab_torch.training import fit, training_rows, workbench
+from trimtab_torch.training import workbench
 
 __all__ = ["PruneChannel"]
 
@@ -210,24 +210,12 @@ class _Cutting:
 
     def _recover(self, network: nn.Module) -> None:
         """Train the network in place for a few epochs."""
-        rows = training_rows(self.data, self.model.spec.schema)
-        settings = self.model.spec.settings.but(epochs=self.settings.recovery_epochs)
-        lesson = None
-        if self.job.teacher is not None:
-            teacher = FloatModel.taken(self.job.teacher, self.job)
-            scale = teacher.preprocess.into(self.model.preprocess)
-            lesson = Lesson(Teacher((teacher.network,), teacher.prepare(rows.inputs), *scale))
-        parts, targets = self.model.prepare(rows.inputs), self.model.targets(rows.labels)
-        loss = fit(network, parts, targets, settings, self.job, "prune.channel", lesson)
-        self.recovered.append(loss)
+        model, epochs = replace(self.model, network=network), self.settings.recovery_epochs
+        self.recovered.append(recover(model, self.data, self.job, epochs, "prune.channel"))
 
     def tick(self) -> None:
         """Raise an OutOfTimeError when the job's deadline has passed."""
-        if self.job.deadline is not None and time.monotonic() >= self.job.deadline:
-            raise OutOfTimeError(
-                "prune.channel: the round's minutes were spent before it was done; raise optimize.minutes, "
-                "or set prune.channel.scope to layer"
-            )
+        tick(self.job.deadline, "prune.channel", "set prune.channel.scope to layer")
 
     def _nothing(self) -> str:
         return (

@@ -23,10 +23,11 @@ from trimtab.discover import load_object
 from trimtab.errors import ArtifactError, PluginError, nearest
 from trimtab.technique import Job
 from trimtab.window import NUMERIC_INPUT, Arrays, Schema
+from trimtab_torch.attention import Attention
 from trimtab_torch.preprocess import Preprocess, blank_rows, to_tensors
 from trimtab_torch.settings import Settings
 
-__all__ = ["FloatModel", "Spec", "outputs_of", "parameters"]
+__all__ = ["BLOCKNET", "PACKAGED", "FloatModel", "Spec", "outputs_of", "parameters"]
 
 WEIGHTS = "model.safetensors"
 SPEC = "spec.json"
@@ -40,8 +41,13 @@ SIZED: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.GroupNorm, ("num_groups", "num_channels")),
     (nn.LayerNorm, ("normalized_shape",)),
     (nn.PReLU, ("num_parameters",)),
+    (Attention, ("heads", "window")),
 )
-"""Layers that pruning narrows, with the attributes that say how wide they are."""
+"""Layers that techniques reshape, with the attributes that say how: numbers, or lists of them, and nothing else."""
+
+BLOCKNET = "trimtab_torch.blocks:BlockNet"
+PACKAGED = frozenset({BLOCKNET})
+"""Networks of ours that a technique may put in the place of the project's: called whatever factory is named."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class FloatModel:
         Parameters
         ----------
         factory
-            The only factory that may be called, or None for any.
+            The only factory that may be called beside those of :data:`PACKAGED`, or None for any.
 
         Raises
         ------
@@ -113,7 +119,7 @@ class FloatModel:
         """
         described = read_json(model.folder / SPEC)
         spec, widths = _read_spec(described, model.folder)
-        if factory is not None and spec.factory != factory:
+        if factory is not None and spec.factory != factory and spec.factory not in PACKAGED:
             raise ArtifactError(
                 f"the model in {model.folder} asks for the factory {spec.factory!r}, the project names {factory!r}: "
                 "its files were altered, or model.factory was; set model.factory back, or begin a new project"

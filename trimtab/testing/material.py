@@ -51,6 +51,16 @@ def quiet_frame(rows: int, seed: int) -> pd.DataFrame:
     return frame.assign(y=labels, id=[f"{seed}-{row}" for row in range(rows)])
 
 
+def _patterns(shape: tuple[int, ...]) -> pd.DataFrame:
+    """Return labelled tensors of three classes, each a pattern of its own under noise."""
+    rng = np.random.default_rng(SEED)
+    patterns = rng.normal(size=(len(CENTRES), *shape))
+    labels = rng.permutation(np.arange(ROWS) % len(CENTRES))
+    values = patterns[labels] + rng.normal(0.0, 0.7, size=(ROWS, *shape))
+    rows = [value.astype(np.float32).ravel() for value in values]
+    return pd.DataFrame({"x": rows, LABEL: labels, "id": [str(row) for row in range(ROWS)]})
+
+
 def probabilities_of(frame: pd.DataFrame) -> npt.NDArray[np.float32]:
     """Return what a sound model says of :func:`quiet_frame`'s rows, float32 ``[rows, classes]``."""
     values = frame[list(FEATURES)].to_numpy(np.float64)
@@ -90,11 +100,15 @@ class Material:
         Brings the trainer's models into the runtime's format; by default ``export``.
     folder
         Where everything is laid down; a temporary one that goes with this object.
+    shape
+        Of a tensor that each row is, instead of four numbers: for what works on images or sequences alone.
 
     Examples
     --------
     >>> sorted(Material().schema.names)
     ['a', 'b', 'c', 'd']
+    >>> Material(shape=(1, 8, 8)).rows.inputs["x"].shape
+    (240, 1, 8, 8)
     """
 
     trainer: Trainer | None = None
@@ -103,6 +117,7 @@ class Material:
     folder: tempfile.TemporaryDirectory[str] = field(
         default_factory=lambda: tempfile.TemporaryDirectory(prefix="trimtab-checks-"), repr=False, compare=False
     )
+    shape: tuple[int, ...] | None = None
     trials: dict[str, Trial] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -112,13 +127,21 @@ class Material:
 
     @functools.cached_property
     def schema(self) -> Schema:
-        """Of the table."""
-        return Schema.freeze({name: Feature() for name in FEATURES}, quiet_frame(ROWS, SEED), label=LABEL, id="id")
+        """Of the rows."""
+        features = {name: Feature() for name in FEATURES}
+        if self.shape is not None:
+            features = {"x": Feature(kind="tensor", shape=self.shape)}
+        return Schema.freeze(features, self.frame, label=LABEL, id="id")
+
+    @functools.cached_property
+    def frame(self) -> pd.DataFrame:
+        """Labelled raw rows."""
+        return quiet_frame(ROWS, SEED) if self.shape is None else _patterns(self.shape)
 
     @functools.cached_property
     def rows(self) -> Rows:
         """Encoded rows."""
-        frame = quiet_frame(ROWS, SEED)
+        frame = self.frame
         return Rows(self.schema.encode(frame), self.schema.encode_labels(frame), np.arange(ROWS, dtype=np.uint64))
 
     @functools.cached_property

@@ -1,0 +1,194 @@
+"""What an early exit promises: rows that are sure leave, the rest runs on the others, and no answer depends on both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from tests.tensors import Bench, session_of
+from trimtab.agreement import loss
+from trimtab.artifact import Model
+from trimtab.data import Data, Role, Rows
+from trimtab.errors import OutOfTimeError, PluginError
+from trimtab.technique import Job
+from trimtab.window import Feature, Schema
+from trimtab_onnx.runtime import OnnxRuntime
+from trimtab_torch.exit_early import ExitEarly, _threshold
+from trimtab_torch.exits import costs, cuts
+from trimtab_torch.export import Export
+from trimtab_torch.layers import multiply_adds
+from trimtab_torch.regressor import Regressor
+from trimtab_torch.spec import FloatModel
+
+RESNET = "trimtab_torch.networks:SmallResNet"
+MAX_DROP = 0.01
+
+
+class Flat(nn.Module):
+    """All its work lies before the only place that it could be left at; without a hidden layer there is none."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...], hidden: int | None) -> None:
+        super().__init__()
+        size = int(np.prod(shape))
+        self.body = nn.Sequential(nn.Linear(size, hidden), nn.ReLU()) if hidden else nn.Identity()
+        self.head = nn.Linear(hidden or size, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(image.flatten(1)))
+        return logits
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench.digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def champion(digits: Bench) -> Model:
+    return digits.fit(RESNET, 6, {"widths": [16, 32, 48]})
+
+
+@pytest.fixture(scope="module")
+def whole(digits: Bench, champion: Model) -> Model:
+    return Export().apply(champion, digits.data, digits.job())
+
+
+@pytest.fixture(scope="module")
+def early(digits: Bench, champion: Model) -> Model:
+    return ExitEarly(max_drop=MAX_DROP).apply(champion, digits.data, digits.job())
+
+
+def answers(model: Model, images: npt.NDArray[np.float32], *names: str) -> list[npt.NDArray[np.float32]]:
+    found: list[npt.NDArray[np.float32]] = session_of(model).run(list(names or ["probabilities"]), {"x": images})
+    return found
+
+
+def test_rows_leave_early_and_little_is_lost_on_held_rows(digits: Bench, whole: Model, early: Model) -> None:
+    facts = early.facts
+    assert 0.2 < facts["exits"] <= 1
+    assert facts["multiply_adds"] < 0.9 * facts["multiply_adds_before"]
+    assert 0 <= facts["agreement_loss"] <= MAX_DROP
+    held = digits.data.rows(Role.SEARCH).inputs["x"]
+    assert loss(answers(whole, held)[0], answers(early, held)[0]) == facts["agreement_loss"]
+    graph = onnx.load(early.folder / "model.onnx").graph
+    (branch,) = [node for node in graph.node if node.op_type == "If"]
+    inside = {a.name: [node.op_type for node in a.g.node] for a in branch.attribute}
+    assert "Conv" in inside["then_branch"]
+    assert inside["else_branch"] == ["Identity"]
+    assert [o.name for o in graph.output] == ["probabilities", "embedding"]
+
+
+def test_those_that_stay_get_the_networks_own_answer_and_the_others_that_of_the_exit(
+    digits: Bench, whole: Model, early: Model
+) -> None:
+    images = digits.data.rows(Role.JUDGE).inputs["x"]
+    own, found = answers(whole, images)[0], answers(early, images)[0]
+    same = np.abs(own - found).max(axis=1) <= 1e-5
+    sure = found.max(axis=1) >= early.facts["threshold"] - 1e-6
+    assert (same | sure).all()
+    assert 0 < (~same).mean() <= 1
+    assert (~same).mean() == pytest.approx(early.facts["exits"], abs=0.15)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(0, 390), min_size=1, max_size=12))
+def test_no_answer_depends_on_the_rows_beside_it(digits: Bench, early: Model, picked: list[int]) -> None:
+    images = digits.data.rows(Role.JUDGE).inputs["x"][picked]
+    together, embedding = answers(early, images, "probabilities", "embedding")
+    assert embedding.shape[0] == len(picked)
+    for at, image in enumerate(images):
+        alone = answers(early, image[None])[0]
+        assert np.abs(alone[0] - together[at]).max() <= 1e-5
+
+
+def test_a_runtime_serves_it(digits: Bench, early: Model) -> None:
+    rows = digits.data.rows(Role.JUDGE)
+    said = OnnxRuntime().load(early).predict(rows.inputs)
+    assert float((said.argmax(axis=1) == rows.labels).mean()) > 0.8
+
+
+def test_multiply_adds_of_the_graph_are_those_that_torch_counts(digits: Bench, champion: Model, whole: Model) -> None:
+    loaded = FloatModel.load(champion)
+    graph = onnx.load(whole.folder / "model.onnx").graph
+    inferred = onnx.load(whole.folder / "model.onnx")
+    inferred.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    shapes = {
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
+        for v in onnx.shape_inference.infer_shapes(inferred, strict_mode=True).graph.value_info
+    }
+    shapes |= {"embedding": [1, 48], "probabilities": [1, 10]}
+    gemm = next(node for node in graph.node if node.op_type == "Gemm")
+    spent = costs(graph, {**shapes, gemm.output[0]: [1, 10]})
+    assert sum(spent) == multiply_adds(loaded.network, loaded.examples())[""]
+    places = cuts(graph, spent)
+    assert [c.before for c in places] == sorted({c.before for c in places})
+    assert places[-1].before == sum(spent) - 480  # the last layer alone lies behind it
+
+
+@settings(deadline=None)
+@given(st.integers(1, 50), st.integers(0, 99), st.floats(0, 0.5))
+def test_a_threshold_loses_what_it_may_and_lets_as_many_go_as_it_can(rows: int, seed: int, most: float) -> None:
+    rng = np.random.default_rng(seed)
+    final, exits = rng.dirichlet(np.ones(3), (2, rows)).astype(np.float32).round(1)
+    sure = exits.max(axis=1)
+
+    def lost(threshold: float) -> float:
+        return loss(final, np.where(sure[:, None] >= threshold, exits, final))
+
+    threshold, share = _threshold(sure, exits, final, most)
+    assert float((sure >= threshold).mean()) == pytest.approx(share)
+    assert share == 0 or lost(threshold) <= most + 1e-6
+    lower = [value for value in np.unique(sure) if value < threshold]
+    assert not lower or lost(max(lower)) > most - 1e-6
+
+
+def test_what_has_no_exit_is_refused_with_the_way_out(digits: Bench, champion: Model, tmp_path: Path) -> None:
+    noise = Bench.noise(tmp_path, (1, 8, 8))
+    wide, flat = (noise.fit(f"{__name__}:Flat", 1, {"hidden": hidden}) for hidden in (256, None))
+    with pytest.raises(PluginError, match=r"exit.early saves nothing: .* raise max_drop, or leave exit.early out"):
+        ExitEarly().apply(wide, noise.data, noise.job())
+    with pytest.raises(PluginError, match=r"exit\.early finds no place where the graph hangs on one value"):
+        ExitEarly().apply(flat, noise.data, noise.job())
+    with pytest.raises(OutOfTimeError, match=r"exit.early: .* lower exit.early.rows"):
+        ExitEarly().apply(champion, digits.data, digits.job(deadline=-1.0))
+    model, data, job = regression(tmp_path)
+    with pytest.raises(PluginError, match=r"exit\.early asks how sure a classification is, and this is a regression"):
+        ExitEarly().apply(model, data, job)
+
+
+def regression(folder: Path) -> tuple[Model, Data, Job]:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(60, 2)), columns=["a", "b"]).assign(y=rng.normal(size=60))
+    schema = Schema.freeze({"a": Feature(), "b": Feature()}, frame, task="regression", label="y")
+    rows = Rows(schema.encode(frame), schema.encode_labels(frame), np.arange(60, dtype=np.uint64))
+    data = Data.write(folder / "regression", {Role.TRAIN: rows})
+    jobs = []
+    for name in ("fitted", "left"):
+        (folder / name).mkdir()
+        jobs.append(Job(folder / name, 0, schema))
+    return Regressor("trimtab_torch.networks:Mlp", epochs=1).fit(data, jobs[0]), data, jobs[1]
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"exit\.early\.rows must be at least 2, got 1"):
+        ExitEarly(rows=1)
+    with pytest.raises(ValueError, match=r"export\.opset must be from 18 to 23, got 9"):
+        ExitEarly(opset=9)
