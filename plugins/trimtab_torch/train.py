@@ -82,7 +82,8 @@ class Scratch(Augmented):
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the newly trained model into ``job.folder``."""
         parent = FloatModel.taken(model, job).spec
-        spec = replace(parent, schema=job.schema, arguments=job.training.get("arguments", parent.arguments))
+        arguments = job.training.get("arguments", parent.arguments)
+        spec = replace(parent, schema=job.schema, arguments=arguments, structure=())
         return fit_fresh(spec, self.over(spec.settings), data, job, self.about.name)
 
 
