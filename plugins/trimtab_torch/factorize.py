@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -69,7 +69,7 @@ class Factorize:
 
     rank: Literal["energy", "share"] = "energy"
     keep: float = 0.7
-    round_to: int = 8
+    round_to: int = 4
     saving: float = 0.2
     convolutions: Literal["best", "channel", "spatial"] = "best"
 
@@ -104,10 +104,7 @@ class Factorize:
             before, size = multiply_adds(whole.network, examples), parameters(whole.network)
             splits, alone = self._splits(whole.network, examples)
             if not splits:
-                raise PluginError(
-                    f"factorize with rank {self.rank!r} and keep {self.keep} saves {self.saving:.0%} in no layer; lower "
-                    "keep or saving, or leave factorize out of optimize.techniques" + "".join(f"; {n}: {w}" for n, w in alone.items())
-                )
+                raise PluginError(self._nothing(alone))
             for split in splits:
                 name = split.edit.layer
                 whole.network.set_submodule(name, split.pair(whole.network.get_submodule(name)))
@@ -121,6 +118,12 @@ class Factorize:
             "multiply_adds_before": before[""],
         }
         return child.save(job.folder, facts)
+
+    def _nothing(self, alone: Mapping[str, str]) -> str:
+        return (
+            f"factorize with rank {self.rank!r} and keep {self.keep} saves {self.saving:.0%} in no layer; lower keep, "
+            "saving or round_to, or leave factorize out of optimize.techniques"
+        ) + "".join(f"; {name}: {why}" for name, why in alone.items())
 
     def _split(self, name: str, layer: nn.Module, scheme: Scheme) -> Split:
         return Split.of(name, layer, scheme, self.rank, self.keep, self.round_to)

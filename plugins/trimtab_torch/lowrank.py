@@ -66,20 +66,23 @@ class Split:
 
     def pair(self, layer: nn.Module) -> nn.Sequential:
         """Return the two layers in place of ``layer``, with their weights and its bias."""
-        pair = self.edit.pair(layer)
+        pair: Any = self.edit.pair(layer)
         with torch.no_grad():
             for part, weight in zip(pair, self.weights, strict=True):
-                part.weight.copy_(weight)  # type: ignore[operator]
+                part.weight.copy_(weight)
             if layer.bias is not None:
-                pair[1].bias.copy_(layer.bias)  # type: ignore[operator]
-        return pair.train(layer.training)
+                pair[1].bias.copy_(layer.bias)
+        whole: nn.Sequential = pair.train(layer.training)
+        return whole
 
     def product(self) -> Tensor:
         """Return the weight of one layer that does what the two do."""
         first, second = self.weights
         if self.edit.scheme == "spatial":
-            return torch.einsum("orw,rih->oihw", second[:, :, 0], first[..., 0])
-        return torch.tensordot(second.flatten(1), first, dims=1)
+            product: Tensor = torch.einsum("orw,rih->oihw", second[:, :, 0], first[..., 0])
+        else:
+            product = torch.tensordot(second.flatten(1), first, dims=1)
+        return product
 
 
 def _matrix(weight: Tensor, scheme: Scheme) -> Tensor:

@@ -74,7 +74,7 @@ def members(network: nn.Module, examples: Sequence[Tensor], groups: Mapping[str,
             if axis is not None:
                 place, weight = names[target], own[names[target]].weight
                 at, channels = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
-                found[name].append(Member(place, weight, axis, at, channels))  # type: ignore[arg-type]
+                found[name].append(Member(place, weight, axis, at, channels))
     return found
 
 

@@ -174,10 +174,10 @@ class _Fixed(nn.Module):
 
     def __init__(self, settings: PruneNm, axis: int, weight: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mask", nm_mask(weight, *settings.numbers, axis), persistent=False)
+        self.mask = nm_mask(weight, *settings.numbers, axis)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.mask
+        return weight * self.mask.to(weight.device)
 
 
 class _Refined(nn.Module):

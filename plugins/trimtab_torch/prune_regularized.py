@@ -103,8 +103,7 @@ class PruneRegularized(Augmented):
             groups, alone = find(network, examples)
         if not groups:
             raise PluginError(
-                "prune.regularized finds no layer that it can prune; leave it out of optimize.techniques"
-                + _said(alone)
+                "prune.regularized finds no layer that it can prune; leave it out of optimize.techniques" + _said(alone)
             )
         before = multiply_adds(network, examples)[""]
         pulled = members(network, examples, groups)

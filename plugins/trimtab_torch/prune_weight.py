@@ -105,9 +105,7 @@ class PruneWeight(Shaping):
         facts: dict[str, object] = {"epochs": settings.epochs, "rows": len(rows)}
         if settings.epochs:
             parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)
-            facts["loss"] = fit(
-                child.network, parts, targets, settings, job, self.about.name, after_step=thinning
-            )
+            facts["loss"] = fit(child.network, parts, targets, settings, job, self.about.name, after_step=thinning)
         else:
             thinning.finish()
         facts |= sparsity_of(child.network) | {"zipped_bytes": [before, zipped(child.network)]}
@@ -152,7 +150,7 @@ class Thinning:
             self.masks = {name: _mask(value.flatten(), share).view(value.shape) for name, value in values.items()}
             return
         flat = _mask(torch.cat([value.flatten() for value in values.values()]), share)
-        pieces = flat.split([value.numel() for value in values.values()])
+        pieces = torch.split(flat, [value.numel() for value in values.values()])
         self.masks = {n: piece.view(values[n].shape) for n, piece in zip(values, pieces, strict=True)}
 
     def hold(self) -> None:
@@ -175,4 +173,5 @@ def cubic(t: float) -> float:
 def _mask(weight: Tensor, share: float) -> Tensor:
     """Return 0 where one of the smallest of flat weights is, else 1."""
     count = round(share * weight.numel())
-    return L1Unstructured(count).compute_mask(weight, torch.ones_like(weight))
+    mask: Tensor = L1Unstructured(count).compute_mask(weight, torch.ones_like(weight))  # type: ignore[no-untyped-call]
+    return mask

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import safetensors.torch
 import torch
@@ -32,7 +33,7 @@ def weights_of(network: nn.Module) -> dict[str, nn.Parameter]:
     for name, module in network.named_modules():
         if isinstance(module, _ConvNd | nn.Linear) and id(module.weight) not in seen:
             seen.add(id(module.weight))
-            found[name] = module.weight
+            found[name] = cast("nn.Parameter", module.weight)
     return found
 
 
