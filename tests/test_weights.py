@@ -69,7 +69,7 @@ def served(model: Model, bench: Bench) -> list[Array]:
     """Return the matrices and kernels of the exported file."""
     file = made(Export(), model, bench).folder / "model.onnx"
     arrays = [numpy_helper.to_array(t) for t in onnx.load(file).graph.initializer]
-    return [array for array in arrays if array.ndim > 1 and array.dtype == np.float32]
+    return [array for array in arrays if array.ndim > 1 and array.size > 1]
 
 
 def stored(model: Model) -> dict[str, torch.Tensor]:
@@ -214,7 +214,7 @@ def test_channels_that_the_penalty_brings_down_leave_the_served_graph(
     penalty: Any, digits: Bench, champion: Model
 ) -> None:
     settings = {"group_lasso": {"strength": 1.5}, "l2": {"strength": 4.0, "threshold": 0.2}}[penalty]
-    narrow = made(PruneRegularized(epochs=6, penalty=penalty, round_to=4, **settings), champion, digits)
+    narrow = made(PruneRegularized(epochs=8, penalty=penalty, **settings), champion, digits)
     facts = narrow.facts
     assert facts["multiply_adds"] < 0.7 * facts["multiply_adds_before"]
     assert channels(FloatModel.load(narrow).network) == {name: after for name, (_, after) in facts["channels"].items()}
@@ -225,7 +225,7 @@ def test_channels_that_the_penalty_brings_down_leave_the_served_graph(
     graph = onnx.load(exported.folder / "model.onnx").graph
     kernels = sorted(t.dims[0] for t in graph.initializer if len(t.dims) == 4)
     assert kernels == sorted(after for name, (_, after) in facts["channels"].items() if name != "head")
-    assert accuracy(narrow, digits) > 0.8
+    assert accuracy(narrow, digits) > 0.75
 
 
 @pytest.mark.parametrize("name", ["FlatCnn", "Conv1d", "UNet", "MobileNet"])

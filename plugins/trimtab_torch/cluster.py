@@ -15,6 +15,7 @@ from torch import nn
 from trimtab.artifact import FLOAT, Model
 from trimtab.data import Data
 from trimtab.technique import About, Job
+from trimtab_torch.deadline import look
 from trimtab_torch.folding import fold
 from trimtab_torch.settings import Shaping
 from trimtab_torch.spec import FloatModel, parameters
@@ -100,7 +101,7 @@ class Cluster(Shaping):
         rows, settings = training_rows(data, whole.spec.schema), self.over(whole.spec.settings)
         network, folded = fold(whole.network, whole.examples())
         child = replace(whole, spec=replace(whole.spec, structure=(*whole.spec.structure, *folded)), network=network)
-        errors = self._share(network, job.seed)
+        errors = self._share(network, job)
         facts: dict[str, Any] = {"epochs": settings.epochs, "rows": len(rows)}
         if settings.epochs:
             parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)
@@ -116,15 +117,16 @@ class Cluster(Shaping):
         }
         return child.save(job.folder, facts)
 
-    def _share(self, network: nn.Module, seed: int) -> dict[str, float]:
+    def _share(self, network: nn.Module, job: Job) -> dict[str, float]:
         """Cluster each layer, and return by layer the squared error as a share of the weights' squares."""
         errors: dict[str, float] = {}
         for name, weight in weights_of(network).items():
+            look(job.deadline, self.about.name)
             flat = weight.detach().flatten().double().numpy()
             if distinct(weight) > self.clusters:
                 rest, zero = flat != 0, int(bool((flat == 0).any()))
                 shared = flat.copy()
-                shared[rest] = nearest(flat[rest], centroids(flat[rest], self.clusters - zero, self.initial, seed))
+                shared[rest] = nearest(flat[rest], centroids(flat[rest], self.clusters - zero, self.initial, job.seed))
                 with torch.no_grad():
                     weight.copy_(torch.from_numpy(shared.astype(np.float32)).view(weight.shape))
                 errors[name] = round(float(((shared - flat) ** 2).sum() / (flat**2).sum()), 9)

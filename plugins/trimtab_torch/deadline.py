@@ -7,10 +7,24 @@ from dataclasses import dataclass, field
 
 from trimtab.errors import OutOfTimeError
 
-__all__ = ["Clock"]
+__all__ = ["Clock", "look"]
 
 FAR = 1.25
 """A first epoch is a rough measure: what is projected this much beyond the time left is given up, nothing less."""
+
+
+def look(deadline: float | None, where: str) -> None:
+    """Raise an OutOfTimeError when the deadline of something that does not train has passed.
+
+    Parameters
+    ----------
+    deadline
+        On the clock of :func:`time.monotonic`, in seconds; None: never.
+    where
+        What works, for messages.
+    """
+    if deadline is not None and time.monotonic() >= deadline:
+        raise OutOfTimeError(f"{where}: the round's minutes were spent before it was done; raise optimize.minutes")
 
 
 @dataclass

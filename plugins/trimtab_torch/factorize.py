@@ -14,6 +14,7 @@ from trimtab.artifact import FLOAT, Model
 from trimtab.data import Data
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
+from trimtab_torch.deadline import look
 from trimtab_torch.layers import executed, multiply_adds
 from trimtab_torch.lowrank import Split
 from trimtab_torch.spec import FloatModel, parameters
@@ -102,7 +103,7 @@ class Factorize:
         examples = whole.examples(2)
         with workbench(job):
             before, size = multiply_adds(whole.network, examples), parameters(whole.network)
-            splits, alone = self._splits(whole.network, examples)
+            splits, alone = self._splits(whole.network, examples, job.deadline)
             if not splits:
                 raise PluginError(self._nothing(alone))
             for split in splits:
@@ -128,11 +129,14 @@ class Factorize:
     def _split(self, name: str, layer: nn.Module, scheme: Scheme) -> Split:
         return Split.of(name, layer, scheme, self.rank, self.keep, self.round_to)
 
-    def _splits(self, network: nn.Module, examples: Sequence[Tensor]) -> tuple[list[Split], dict[str, str]]:
+    def _splits(
+        self, network: nn.Module, examples: Sequence[Tensor], deadline: float | None
+    ) -> tuple[list[Split], dict[str, str]]:
         """Return the layers to split, and those to leave alone with the reason."""
         splits: list[Split] = []
         alone: dict[str, str] = {}
         for name, layer in executed(network, examples).items():
+            look(deadline, self.about.name)
             tried = [self._split(name, layer, scheme) for scheme in self._schemes(layer)]
             saving = [s for s in tried if s.cost < 1 and 1 - s.cost >= self.saving]
             if not tried:

@@ -99,8 +99,8 @@ def traced(network: nn.Module, examples: Sequence[Tensor]) -> tuple[nn.Module, A
             graph = torch_pruning.DependencyGraph().build_dependency(traced, tuple(examples), verbose=False)
         except Exception as error:  # Torch-Pruning raises whatever its tracing trips over
             raise PluginError(
-                f"prune.channel cannot trace this network ({_words(error)}); "
-                "leave prune.channel out of optimize.techniques"
+                f"pruning cannot trace this network ({_words(error)}); "
+                "leave prune.channel and prune.regularized out of optimize.techniques"
             ) from error
     return traced, graph
 

@@ -44,11 +44,15 @@ class PruneRegularized(Augmented):
         ``group_lasso`` (Yuan and Lin 2006; on all weights of a channel: Fang et al. 2023) makes whole channels
         zero; ``l1`` makes single weights zero, ``l2`` makes all smaller.
     strength
-        Of the penalty beside the loss, above 0; more removes more.
+        Of the penalty beside the loss, above 0; more removes more. Over the whole training it takes this
+        many times the mean channel's length (``l1``: the mean weight's size), were it not for the loss,
+        however many the epochs; ``l2`` divides each weight by e to this power.
     threshold
         Channels go whose norm is at most this share of the largest one of their group, 0 <= threshold < 1.
+        ``l1`` and ``l2`` leave few channels exactly at zero: they want a larger one.
     round_to
-        Channels kept are a multiple of this, the next one above; a layer no wider stays whole.
+        Channels kept are a multiple of this, the next one above; a layer no wider stays whole. So many of
+        each group, its largest, are not pulled, and no layer dies.
 
     Raises
     ------
