@@ -388,7 +388,7 @@ def test_pruning_that_removes_nothing_is_an_error_that_says_so(digits: Bench, ch
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Refuses", r"cannot trace this network \(RuntimeError: inference only\); leave prune.channel out"),
+        ("Refuses", r"cannot trace this network \(RuntimeError: inference only\); leave what cuts channels"),
         ("Bare", "finds no layer that it can prune; leave it out of optimize.techniques$"),
         ("Detached", "finds no layer that it can prune; .*; head was left alone: the graph does not reach it"),
     ],

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from trimtab_torch.groups import Group
 from trimtab_torch.layers import multiply_adds, width_of
 
-__all__ = ["Cost", "by_share", "cheapest", "levels", "nearest_width", "ranked"]
+__all__ = ["Cost", "by_share", "cheapest", "levels", "nearest_width", "ranked", "unit_of"]
 
 MOST_LEVELS = 4
 """Widths that are tried of each group, beside the one that every group would get."""

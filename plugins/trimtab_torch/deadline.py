@@ -13,20 +13,21 @@ FAR = 1.25
 """A first epoch is a rough measure: what is projected this much beyond the time left is given up, nothing less."""
 
 
-def tick(deadline: float | None, where: str, otherwise: str) -> None:
-    """Raise an OutOfTimeError when a deadline has passed.
+def tick(deadline: float | None, where: str, otherwise: str = "") -> None:
+    """Raise an OutOfTimeError when the deadline of something that does not train has passed.
 
     Parameters
     ----------
+    deadline
+        On the clock of :func:`time.monotonic`, in seconds; None: never.
     where
         What works, for messages.
     otherwise
-        What makes it shorter.
+        What makes it shorter beside more minutes, if anything.
     """
     if deadline is not None and time.monotonic() >= deadline:
-        raise OutOfTimeError(
-            f"{where}: the round's minutes were spent before it was done; raise optimize.minutes, or {otherwise}"
-        )
+        way = f"raise optimize.minutes{', or ' if otherwise else ''}{otherwise}"
+        raise OutOfTimeError(f"{where}: the round's minutes were spent before it was done; {way}")
 
 
 @dataclass

@@ -15,6 +15,7 @@ from trimtab_torch.lesson import Lesson, Teacher
 from trimtab_torch.settings import Augmented
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.training import fit, training_rows
+from trimtab_torch.weights import Kept
 
 __all__ = ["Distill"]
 
@@ -26,7 +27,8 @@ class Distill(Augmented):
     """Train on the labels and on a teacher's answers to the same training rows (Hinton et al. 2015).
 
     Of a classification the answers are softened probabilities, of a regression predictions. Where
-    images are augmented the teacher sees the same views; otherwise it is asked once.
+    images are augmented the teacher sees the same views; otherwise it is asked once. Zeros and shared
+    values that pruning or clustering left in the weights stay.
 
     Parameters
     ----------
@@ -109,7 +111,8 @@ class Distill(Augmented):
         teacher = self._teacher(student, parent, rows, job)
         lesson = Lesson(teacher, self.temperature, self.weight, self.features)
         parts, targets = student.prepare(rows.inputs), student.targets(rows.labels)
-        loss = fit(student.network, parts, targets, settings, job, self.about.name, lesson)
+        kept = Kept.of(student.network)
+        loss = fit(student.network, parts, targets, settings, job, self.about.name, lesson, kept)
         return student.save(job.folder, {"epochs": settings.epochs, "rows": len(rows), "loss": loss})
 
     def _teacher(self, student: FloatModel, parent: FloatModel, rows: Rows, job: Job) -> Teacher:

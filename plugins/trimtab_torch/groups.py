@@ -100,7 +100,7 @@ def traced(network: nn.Module, examples: Sequence[Tensor]) -> tuple[nn.Module, A
         except Exception as error:  # Torch-Pruning raises whatever its tracing trips over
             raise PluginError(
                 f"Torch-Pruning cannot trace this network ({_words(error)}); "
-                "leave prune.channel out of optimize.techniques, and search.width too"
+                "leave what cuts channels (prune.channel, prune.regularized, search.width) out of optimize.techniques"
             ) from error
     return traced, graph
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from trimtab.errors import ArtifactError
 from trimtab.technique import About
 
-__all__ = ["Augmented", "Inherited", "Loss", "Precision", "Settings", "check_settings"]
+__all__ = ["Augmented", "Inherited", "Loss", "Precision", "Settings", "Shaping", "check_settings"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Loss = Literal["cross_entropy", "squared", "huber"]
@@ -122,6 +122,22 @@ class Augmented(Inherited):
 
     flip: bool | None = None
     shift: int | None = None
+
+
+@dataclass(frozen=True)
+class Shaping(Augmented):
+    """The same for a technique that gives the network a form while it trains, and at ``epochs`` 0 without training.
+
+    Parameters
+    ----------
+    epochs
+        Passes over the training rows, 0 or more.
+    """
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.epochs < 0:
+            raise ValueError(f"{self.about.name}.epochs must be at least 0, got {self.epochs}")
+        check_settings(self.about.name, {**asdict(self), "epochs": self.epochs or None})
 
 
 def check_settings(where: str, values: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from trimtab.window import NUMERIC_INPUT, Arrays, Schema
 from trimtab_torch.attention import Attention
 from trimtab_torch.preprocess import Preprocess, blank_rows, to_tensors
 from trimtab_torch.settings import Settings
+from trimtab_torch.structure import Edit, read_edits, write_edits
 
 __all__ = ["BLOCKNET", "PACKAGED", "FloatModel", "Spec", "outputs_of", "parameters"]
 
@@ -64,12 +65,15 @@ class Spec:
         Of the rows.
     settings
         The trainer's; training steps take from here what neither they nor the project say.
+    structure
+        What is done to the factory's network, in order, before widths and weights are filled in.
     """
 
     factory: str
     arguments: Mapping[str, Any]
     schema: Schema
     settings: Settings
+    structure: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ class FloatModel:
             "arguments": dict(self.spec.arguments),
             "schema": self.spec.schema.model_dump(mode="json"),
             "settings": asdict(self.spec.settings),
+            "structure": write_edits(self.spec.structure),
             "widths": widths_of(self.network),
         }
         write_json(folder / SPEC, described)
@@ -203,7 +208,7 @@ def outputs_of(schema: Schema) -> int:
 
 
 def construct(spec: Spec, preprocess: Preprocess) -> nn.Module:
-    """Call the factory with the project's arguments, and with what only the schema knows.
+    """Call the factory with the project's arguments and with what only the schema knows, and edit its network.
 
     ``inputs`` (width of the preprocessed table), ``outputs`` (the number of classes, or 1 for a
     regression), ``classes`` (the same by another name) and ``shape`` (of the first tensor) are added
@@ -232,6 +237,8 @@ def construct(spec: Spec, preprocess: Preprocess) -> nn.Module:
         raise PluginError(
             f"model.factory {spec.factory!r} gave a {type(network).__name__}; it must return a torch.nn.Module"
         )
+    for edit in spec.structure:
+        edit.apply(network)
     return network
 
 
@@ -273,7 +280,8 @@ def _read_spec(described: Mapping[str, Any], folder: Path) -> tuple[Spec, Mappin
             )
         schema = Schema.model_validate(described["schema"])
         settings = Settings.from_json(described["settings"])
-        return Spec(described["factory"], described["arguments"], schema, settings), described["widths"]
+        structure = read_edits(described.get("structure", []), folder / SPEC)
+        return Spec(described["factory"], described["arguments"], schema, settings, structure), described["widths"]
     except (KeyError, TypeError, ValidationError) as error:
         raise ArtifactError(f"{folder / SPEC} is no spec of a float model: {_words(error)}") from error
 

@@ -17,6 +17,7 @@ from trimtab_torch.settings import Augmented, Inherited
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.trainer import fit_fresh
 from trimtab_torch.training import fit, training_rows, workbench
+from trimtab_torch.weights import Kept
 
 __all__ = ["Finetune", "Head", "Scratch"]
 
@@ -27,7 +28,8 @@ SLICE = 512
 class Finetune(Augmented):
     """Train the parent further on the new rows; its preprocessing stays as it is.
 
-    Its settings are those of :class:`trimtab_torch.settings.Augmented`.
+    Zeros and shared values that pruning or clustering left in the weights stay. Its settings are those of
+    :class:`trimtab_torch.settings.Augmented`.
 
     Examples
     --------
@@ -55,7 +57,8 @@ class Finetune(Augmented):
         child = FloatModel.taken(model, job)
         rows, settings = training_rows(data, child.spec.schema), self.over(child.spec.settings)
         parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)
-        loss = fit(child.network, parts, targets, settings, job, self.about.name)
+        kept = Kept.of(child.network)
+        loss = fit(child.network, parts, targets, settings, job, self.about.name, after_step=kept)
         return child.save(job.folder, {"epochs": settings.epochs, "rows": len(rows), "loss": loss})
 
 
@@ -82,7 +85,8 @@ class Scratch(Augmented):
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the newly trained model into ``job.folder``."""
         parent = FloatModel.taken(model, job).spec
-        spec = replace(parent, schema=job.schema, arguments=job.training.get("arguments", parent.arguments))
+        arguments = job.training.get("arguments", parent.arguments)
+        spec = replace(parent, schema=job.schema, arguments=arguments, structure=())
         return fit_fresh(spec, self.over(spec.settings), data, job, self.about.name)
 
 
@@ -118,9 +122,11 @@ class Head(Inherited):
         parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)
         name, layer = list(executed(child.network, child.examples(2)).items())[-1]
         if _gives_outputs(layer, child):
-            loss = fit(layer, [_entering(layer, child.network, parts, job)], targets, settings, job, self.about.name)
+            entering, kept = _entering(layer, child.network, parts, job), Kept.of(layer)
+            loss = fit(layer, [entering], targets, settings, job, self.about.name, after_step=kept)
         else:
-            loss = fit(_OnlyLast(child.network, layer), parts, targets, settings, job, self.about.name)
+            last, kept = _OnlyLast(child.network, layer), Kept.of(layer)
+            loss = fit(last, parts, targets, settings, job, self.about.name, after_step=kept)
         return child.save(job.folder, {"epochs": settings.epochs, "rows": len(rows), "loss": loss, "layer": name})
 
 

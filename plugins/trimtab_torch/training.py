@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,10 +21,13 @@ from trimtab_torch.deadline import Clock
 from trimtab_torch.lesson import Lecture, Lesson
 from trimtab_torch.settings import Loss, Settings
 
-__all__ = ["fit", "one_cycle", "predict", "training_rows", "workbench"]
+__all__ = ["AfterStep", "fit", "one_cycle", "predict", "training_rows", "workbench"]
 
 MOMENTUM = 0.9
 WARM_UP = 0.3
+
+AfterStep = Callable[[int, int], None]
+"""Called with the number of steps done and the number of all; what it does to the weights in place holds."""
 
 
 def training_rows(data: Data, schema: Schema) -> Rows:
@@ -96,6 +99,7 @@ def fit(
     job: Job,
     where: str,
     lesson: Lesson | None = None,
+    after_step: AfterStep | None = None,
 ) -> float:
     """Train ``network`` in place: SGD with Nesterov momentum, one cycle; give it back in eval mode.
 
@@ -109,6 +113,8 @@ def fit(
         What trains, for messages.
     lesson
         A teacher on the same rows, to learn from beside the labels.
+    after_step
+        Called after every step, without gradients: to hold weights in a form that training would leave.
 
     Returns
     -------
@@ -128,7 +134,7 @@ def fit(
         placed = [p.to(device) for p in parts]
         lecture = Lecture(lesson, network.eval(), placed, settings, device) if lesson else None
         try:
-            return _epochs(network.train(), placed, labels.to(device), settings, job, where, lecture)
+            return _epochs(network.train(), placed, labels.to(device), settings, job, where, lecture, after_step)
         finally:
             if lecture:
                 lecture.close()
@@ -150,6 +156,7 @@ def _epochs(
     job: Job,
     where: str,
     lecture: Lecture | None,
+    after_step: AfterStep | None,
 ) -> float:
     weights = [p for p in network.parameters() if p.requires_grad] + (lecture.weights if lecture else [])
     sgd = torch.optim.SGD(weights, lr=0.0, momentum=MOMENTUM, nesterov=True, weight_decay=settings.weight_decay)
@@ -175,6 +182,9 @@ def _epochs(
             sgd.step()
             losses.append(loss.detach())
             step += 1
+            if after_step:
+                with torch.no_grad():
+                    after_step(step, steps)
         mean = float(torch.stack(losses).mean())
         _require_finite(mean, epoch, settings, where)
         if epoch == 0:
