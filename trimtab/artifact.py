@@ -116,7 +116,7 @@ class Model:
     folder
         Where its files lie.
     format
-        ``"torch"`` (``model.safetensors`` + ``spec.json``: trainable, float), ``"onnx"``
+        That its trainer gives, such as ``"torch"`` (``model.safetensors`` + ``spec.json``), ``"onnx"``
         (``model.onnx``: raw row in, prediction out), or another that a plugin names.
     digest
         SHA-256 over the folder, from :func:`sha256_folder`.

@@ -84,7 +84,7 @@ class PruneTrees:
         ensemble = final(fitted.estimator)
         if not isinstance(ensemble, (*FORESTS, *BOOSTED)):
             raise PluginError(
-                f"prune.trees removes trees from forests and boostings, and the estimator is a {type(ensemble).__name__}; "
+                f"prune.trees removes trees from forests and boostings, not from a {type(ensemble).__name__}; "
                 "leave it out of optimize.techniques, or take another estimator"
             )
         before, rows = described(fitted), held_rows(data)
