@@ -125,6 +125,5 @@ def _require_same(found: npt.NDArray[Any], expected: npt.NDArray[Any], fitted: F
             f"model does not export: on {other} of {len(found)} training rows the file's answer differs from the "
             f"{type(final(fitted.estimator)).__name__}'s by up to {float(np.nanmax(gaps)):.2g}, at most {TOLERANCE} "
             "allowed. Known causes: a scaler before trees, which need none; missing numbers that reach a forest (put "
-            "SimpleImputer before it); categorical_features of a histogram boosting (make them one-hot); a "
-            "vectorizer with a token_pattern, analyzer or n-grams that ONNX reads otherwise"
+            "SimpleImputer before it); a vectorizer with a token_pattern, analyzer or n-grams that ONNX reads otherwise"
         )

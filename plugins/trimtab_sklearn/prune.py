@@ -144,6 +144,7 @@ class PruneLeaves:
         gives=FORMAT,
         needs_data=True,
         needs_labels=True,
+        faster_on=("onnxruntime",),
         smaller=True,
         libraries=("scikit-learn", "skops"),
     )
