@@ -73,7 +73,7 @@ def _without_padding(content: bytes) -> bytes:
     array = np.load(io.BytesIO(content), allow_pickle=False)
     if array.dtype.names is None:
         return content
-    clean, buffer = np.zeros_like(array), io.BytesIO()
+    clean, buffer = np.zeros(array.shape, array.dtype), io.BytesIO()  # zeros_like leaves the gaps as they are
     for name in array.dtype.names:
         clean[name] = array[name]
     np.save(buffer, clean, allow_pickle=False)
