@@ -18,6 +18,7 @@ from trimtab.errors import ArtifactError
 __all__ = ["Model", "fill_folder", "read_json", "sha256_file", "sha256_folder", "verify", "write_json"]
 
 FLOAT = "torch"
+"""What parents are stored in, unless their trainer gives another format."""
 ONNX = "onnx"
 OPENVINO = "openvino"
 
@@ -115,7 +116,7 @@ class Model:
     folder
         Where its files lie.
     format
-        ``"torch"`` (``model.safetensors`` + ``spec.json``: trainable, float), ``"onnx"``
+        That its trainer gives, such as ``"torch"`` (``model.safetensors`` + ``spec.json``), ``"onnx"``
         (``model.onnx``: raw row in, prediction out), or another that a plugin names.
     digest
         SHA-256 over the folder, from :func:`sha256_folder`.

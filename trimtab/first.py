@@ -23,7 +23,7 @@ from trimtab.runtime import CHAMPION, Target
 from trimtab.serving import Serving
 from trimtab.space import converter
 from trimtab.stand import bench_of
-from trimtab.technique import FLOAT, Job
+from trimtab.technique import Job
 from trimtab.window import Schema, Window
 
 __all__ = ["begin"]
@@ -119,7 +119,7 @@ def _fit(parts: Parts, schema: Schema, prepared: rows.Prepared) -> Model:
                 raise PluginError(
                     f"trainer {parts.project.model.trainer!r} raised {type(error).__name__}: {error}"
                 ) from error
-    return Model.at(folder / "model", FLOAT)
+    return Model.at(folder / "model", parts.trainer.gives)
 
 
 def _made(folder: Path) -> Path:
@@ -133,7 +133,7 @@ def _export(
     """Convert the model for a target's first runtime, and measure it there, beside itself."""
     setup = target.setups[0]
     formats = parts.runtime(setup).takes
-    recipe = Recipe(steps=converter(parts.project.optimize.choices, formats))
+    recipe = Recipe(steps=converter(parts.project.optimize.choices, formats, parent=parent.format))
     settings = parts.project.model.settings
     kitchen = Kitchen(
         parent,

@@ -240,6 +240,7 @@ def package(
         if candidate.lean.digest != candidate.parent.digest:
             shutil.copytree(candidate.lean.folder, draft / "lean")
         served = {"runtime": setup.runtime, "settings": dict(setup.settings), "format": candidate.model.format}
+        served["parent"] = candidate.parent.format
         write_json(draft / "serving.json", served)
         write_json(draft / "schema.json", schema.model_dump(mode="json"))
         write_json(draft / "recipe.json", entry.recipe.model_dump(mode="json"))

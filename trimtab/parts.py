@@ -260,12 +260,13 @@ def space_of(project: Project, runtimes: Mapping[str, Runtime]) -> Space:
         When a recipe is in the wrong order or a technique's setting breaks its rule, before anything runs.
     """
     formats = tuple(dict.fromkeys(format for runtime in runtimes.values() for format in runtime.takes))
-    space = Space(project.optimize.choices, formats)
+    parent: str = discover.find("trainers", project.model.trainer).gives
+    space = Space(project.optimize.choices, formats, parent)
     for recipe in project.optimize.recipes:
-        recipe.check(formats)
+        recipe.check(formats, parent)
     for place, target in enumerate(project.targets):
         first = runtimes[target.setups[0].word]  # that the first champion is converted for
-        converter(project.optimize.choices, first.takes, f"targets.{place}")
+        converter(project.optimize.choices, first.takes, f"targets.{place}", parent)
     return space
 
 

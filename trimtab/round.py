@@ -210,7 +210,7 @@ def _last_winner(parts: Parts) -> list[Recipe]:
 def _still_fits(parts: Parts, recipe: Recipe) -> bool:
     """Tell whether a recipe of an earlier round compresses, and can be built with what is installed now."""
     try:
-        return any(technique.about.compresses for technique in recipe.check(parts.space.formats))
+        return any(technique.about.compresses for technique in recipe.check(parts.space.formats, parts.space.parent))
     except TrimtabError:
         return False
 

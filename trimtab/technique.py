@@ -63,8 +63,8 @@ class About:
     takes, gives
         Formats.
     renews_parent
-        Whether the result is a full float model and becomes the parent of what follows (training does,
-        compressing does not).
+        Whether the result is a full model, as the trainer gives them, and becomes the parent of what follows
+        (training does, compressing does not).
     needs_data, needs_labels
         Whether it reads rows, and whether it reads their labels.
     needs_teacher
@@ -133,11 +133,13 @@ class Trainer(Protocol):
 
     A frozen dataclass whose fields are the project's ``model`` settings beside ``trainer`` and ``metric``.
     ``task`` says what its models answer: ``classification`` with the output ``probabilities`` (float32
-    ``[rows, classes]``), ``regression`` with ``predictions`` (float32 ``[rows, 1]``).
+    ``[rows, classes]``), ``regression`` with ``predictions`` (float32 ``[rows, 1]``). ``gives`` names the
+    format of its models: what parents are stored in, and what a recipe starts from.
     """
 
     name: ClassVar[str]
     task: ClassVar[Task]
+    gives: ClassVar[str]
 
     def draft(self, inputs: Arrays, job: Job) -> Model:
         """Build the model without fitting it, into ``job.folder``: to see that it can be built and converted.

@@ -37,7 +37,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 Labels = npt.NDArray[Any]
 """Class indices (int64 ``[rows]``, -1 where missing) or, in a regression, numbers (float64, NaN where missing)."""
 Task = Literal["classification", "regression"]
-Kind = Literal["numeric", "categorical", "tensor"]
+Kind = Literal["numeric", "categorical", "text", "tensor"]
 
 NUMERIC_INPUT = "numeric"
 MISSING_LABEL = -1
@@ -49,7 +49,8 @@ class Feature(BaseModel):
     Parameters
     ----------
     kind
-        ``numeric``, ``categorical`` (text or integers) or ``tensor``.
+        ``numeric``, ``categorical`` (text or integers), ``text`` (free text, of which no two rows need be alike) or
+        ``tensor``.
     shape
         Of one row's tensor, without the batch axis; required for tensors.
     minimum, maximum
@@ -100,9 +101,10 @@ class Schema(BaseModel):
     A regression has no classes: its labels are numbers.
 
     All numeric columns and integer categories form one input ``numeric`` of float32
-    ``[rows, columns]`` in the order of ``columns``; each text category is an input of its own, text
-    ``[rows, 1]``; each tensor is one, float32 ``[rows, *shape]``. Scaling, imputation and one-hot
-    encoding are the model's own affair, so that they travel inside the exported file.
+    ``[rows, columns]`` in the order of ``columns``; each text category and each free text is an input of
+    its own, text ``[rows, 1]`` (a missing one is empty); each tensor is one, float32 ``[rows, *shape]``.
+    Scaling, imputation and one-hot encoding are the model's own affair, so that they travel inside the
+    exported file.
 
     Examples
     --------
@@ -157,7 +159,7 @@ class Schema(BaseModel):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """The inputs of a model on this schema, in order: numeric, text categories, tensors."""
+        """The inputs of a model on this schema, in order: numeric, texts, tensors."""
         coded = [c for c in self.columns if c.coded]
         numeric = [Input(name=NUMERIC_INPUT, dtype="float32", shape=(len(coded),))] if coded else []
         texts = [Input(name=c.name, dtype="text", shape=(1,)) for c in self.columns if c.dtype == "text"]
@@ -395,6 +397,13 @@ def _freeze_column(name: str, feature: Feature, frame: pd.DataFrame) -> Column:
         stack_tensors(values.head(1), name, feature.shape)
         return Column(name=name, feature=feature, dtype="tensor")
     numbers = pd.api.types.is_numeric_dtype(values)
+    if feature.kind == "text":
+        if numbers:
+            raise DataError(
+                f"column {name!r} is declared text but holds {values.dtype} values such as {values.iloc[0]!r}; "
+                f"mend the rows, or set features.{name}.kind: numeric"
+            )
+        return Column(name=name, feature=feature, dtype="text")
     if feature.kind == "numeric":
         if not numbers:
             raise DataError(

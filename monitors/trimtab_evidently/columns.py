@@ -44,8 +44,9 @@ class Columns:
     def of(cls, sample: Sample) -> Columns:
         """Return the columns of a sample of which all is known.
 
-        Features as they are; of each tensor ``<name>.mean``, ``.sd`` and ``.gradient``; ``confidence``, the
-        champion's largest probability, or ``prediction``, its answer in a regression.
+        Features as they are; of each free text ``<name>.length``, its characters; of each tensor
+        ``<name>.mean``, ``.sd`` and ``.gradient``; ``confidence``, the champion's largest probability, or
+        ``prediction``, its answer in a regression.
         """
         found = cls.raw(sample)
         for column in (c for c in sample.schema.columns if c.dtype == "tensor"):
@@ -82,6 +83,8 @@ class Columns:
         values = sample.frame[column.name]
         if values.ndim > 1:
             self.skipped[column.name] = "it is more than once among the columns"
+        elif column.feature.kind == "text":
+            self._add(f"{column.name}.length", "numbers", lengths(values), sample.schema.names)
         elif column.feature.kind != "numeric":
             self._add(column.name, "codes" if column.coded else "levels", values)
         else:
@@ -103,6 +106,18 @@ class Columns:
 def cut(kind: Kind, values: Any) -> NumberLens | LevelLens:
     """Cut the lens of a reference's column."""
     return NumberLens.cut(values) if kind == "numbers" else LevelLens.cut(values, kind == "codes")
+
+
+def lengths(texts: pd.Series[Any]) -> Floats:
+    """Return the number of characters of each text ``[rows]``, NaN where it is missing.
+
+    Examples
+    --------
+    >>> lengths(pd.Series(["late", None, ""])).tolist()
+    [4.0, nan, 0.0]
+    """
+    counted = [len(str(text)) if known else np.nan for text, known in zip(texts, texts.notna(), strict=True)]
+    return np.asarray(counted, dtype=np.float64)
 
 
 def tensor_statistics(tensors: npt.NDArray[Any]) -> dict[str, Floats]:

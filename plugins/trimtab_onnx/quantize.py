@@ -136,6 +136,11 @@ class QuantizeStatic:
             raise PluginError(
                 "quantize.static takes a float model, and this one is quantized; leave one of the two out"
             )
+        if not any(node.op_type in WEIGHTED for node in graph.node):
+            raise PluginError(
+                "quantize.static quantizes convolutions and matrix products, and this model has none (trees, say); "
+                "leave it out of optimize.techniques"
+            )
         with tempfile.TemporaryDirectory() as scratch, _quiet():
             # Infers every shape and folds constants, without which the quantizer misses nodes.
             prepared = Path(scratch) / "prepared.onnx"

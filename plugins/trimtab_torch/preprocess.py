@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from trimtab.errors import DataError
+from trimtab.errors import DataError, PluginError
 from trimtab.window import NUMERIC_INPUT, Arrays, Column, Schema
 
 __all__ = ["Preprocess", "blank_rows", "to_tensors"]
@@ -29,6 +29,11 @@ class Preprocess(nn.Module):
     ----------
     schema
         Of the rows.
+
+    Raises
+    ------
+    PluginError
+        When a feature is free text.
 
     Examples
     --------
@@ -52,6 +57,11 @@ class Preprocess(nn.Module):
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
+        if free := [c.name for c in schema.columns if c.feature.kind == "text"]:
+            raise PluginError(
+                f"features.{free[0]}.kind is text, and the networks of these trainers read no free text; "
+                "set it to categorical, leave the column out, or name model.trainer: sklearn.classifier"
+            )
         self.inputs = schema.inputs
         coded = [c for c in schema.columns if c.coded]
         self.measures = [i for i, c in enumerate(coded) if not is_category(c)]

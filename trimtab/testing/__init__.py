@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trimtab.errors import SettingsError, nearest
+from trimtab.technique import About
 from trimtab.testing.material import Material, quiet_frame, shared_material
 from trimtab.testing.monitors import (
     check_batches_add_up,
@@ -110,8 +111,10 @@ def yield_checks(kind: Checked, plugin: Any, material: Material | None = None) -
     checks = CHECKS.get(kind)
     if checks is None:
         raise SettingsError(f"no checks for {kind!r}; there are some for {', '.join(CHECKS)}.{nearest(kind, CHECKS)}")
+    about = getattr(plugin, "about", None)
+    shared = shared_material(about.takes if isinstance(about, About) else None)
     for function in checks:
-        bound = functools.partial(function, plugin, material or shared_material())
+        bound = functools.partial(function, plugin, material or shared)
         yield Check(function.__name__, inspect.getdoc(function) or "", bound)
 
 

@@ -21,7 +21,7 @@ from trimtab.data import Data, Role, Rows
 from trimtab.errors import PluginError
 from trimtab.monitor import Sample
 from trimtab.runtime import Runtime
-from trimtab.technique import Job, Technique, Trainer
+from trimtab.technique import About, Job, Technique, Trainer
 from trimtab.testing.promise import require
 from trimtab.window import Feature, Schema
 
@@ -236,12 +236,15 @@ class Material:
         AssertionError
             When the material has none in that format.
         """
-        models = {FLOAT: self.parent} if technique.about.takes == FLOAT else {self.converter.about.gives: self.exported}
+        takes = technique.about.takes
+        models = (
+            {takes: self.parent} if takes == self.converter.about.takes else {self.converter.about.gives: self.exported}
+        )
         require(
-            technique.about.takes in models,
+            takes in models,
             f"{technique.about.name} takes {technique.about.takes!r}; pass a Material whose export gives that format",
         )
-        return models[technique.about.takes]
+        return models[takes]
 
     def apply(self, technique: Technique, data: Data | None = None, deadline: float | None = None) -> Model:
         """Let the technique work in a new folder, away from the working folder of whoever runs the checks."""
@@ -292,7 +295,41 @@ def _installed_runtimes() -> Iterator[Runtime]:
             yield runtime
 
 
+def shared_material(format: str | None = None) -> Material:
+    """Return the material that all checks of this process share: its model is trained once.
+
+    Parameters
+    ----------
+    format
+        That a technique takes. Where an installed trainer gives it, the model is that trainer's with the settings that
+        it has by itself, and what exports it is the first installed technique that brings it into a format
+        of the material's runtime; else it is a network.
+    """
+    return _material(_trainer_of(format))
+
+
 @functools.cache
-def shared_material() -> Material:
-    """Return the material that all checks of this process share: its model is trained once."""
-    return Material()
+def _material(trainer: str | None) -> Material:
+    if trainer is None:
+        return Material()
+    made: Trainer = discover.build("trainers", trainer, {}, "model")
+    for name, about in _installed_techniques():
+        if about.takes == made.gives and about.gives in Material().serving.takes and not about.compresses:
+            return Material(made, export=discover.build("techniques", name, {}, f"optimize.techniques.{name}"))
+    raise AssertionError(f"no installed technique converts {made.gives!r} for a runtime; pass a Material with one")
+
+
+def _trainer_of(format: str | None) -> str | None:
+    """Return the installed trainer of classifiers that gives a format; None for that of the networks."""
+    for name in discover.installed("trainers") if format != FLOAT else ():
+        with contextlib.suppress(PluginError):  # as above
+            found = discover.find("trainers", name)
+            if found.gives == format and found.task == "classification":
+                return name
+    return None
+
+
+def _installed_techniques() -> Iterator[tuple[str, About]]:
+    for name in discover.installed("techniques"):
+        with contextlib.suppress(PluginError):  # as above
+            yield name, discover.find("techniques", name).about
