@@ -113,6 +113,7 @@ class CentroidTrainer:
 
     name: ClassVar[str] = "centroid"
     task: ClassVar[Task] = "classification"
+    gives: ClassVar[str] = FLOAT
 
     def fit(self, data: Data, job: Job) -> Model:
         return save(job.folder, FLOAT, centroids_of(data, len(job.schema.classes)), self.digits)
@@ -124,6 +125,7 @@ class RaisingTrainer:
 
     name: ClassVar[str] = "raising"
     task: ClassVar[Task] = "classification"
+    gives: ClassVar[str] = FLOAT
 
     def fit(self, data: Data, job: Job) -> Model:
         raise OverflowError("too much")

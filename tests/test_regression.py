@@ -58,6 +58,7 @@ def line_in(model: Model) -> np.ndarray[Any, Any]:
 class LineTrainer:
     name: ClassVar[str] = "line"
     task: ClassVar[Task] = "regression"
+    gives: ClassVar[str] = FLOAT
 
     def draft(self, inputs: Arrays, job: Job) -> Model:
         return save(job.folder, FLOAT, np.zeros(inputs["numeric"].shape[1] + 1))

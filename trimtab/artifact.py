@@ -18,6 +18,7 @@ from trimtab.errors import ArtifactError
 __all__ = ["Model", "fill_folder", "read_json", "sha256_file", "sha256_folder", "verify", "write_json"]
 
 FLOAT = "torch"
+"""What parents are stored in, unless their trainer gives another format."""
 ONNX = "onnx"
 OPENVINO = "openvino"
 

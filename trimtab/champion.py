@@ -60,8 +60,8 @@ def open_package(parts: Parts, number: int, package: Path) -> Serving:
     reference = observe(session, schema, pd.read_parquet(package / "reference.parquet"), 0, groups)
     if reference.outputs is None or not np.isfinite(reference.outputs).all():
         raise ArtifactError(f"version {number} predicts values that are not numbers on its own reference")
-    parent = Model.at(package / "parent", FLOAT)
-    lean = Model.at(package / "lean", FLOAT) if (package / "lean").is_dir() else parent
+    parent = Model.at(package / "parent", served.get("parent", FLOAT))  # older packages do not say
+    lean = Model.at(package / "lean", parent.format) if (package / "lean").is_dir() else parent
     return Serving(number, package, model, schema, setup, session, parent, lean, reference, fitted)
 
 

@@ -147,7 +147,7 @@ def _try_model(project: Project, schema: Schema, history: Window) -> None:
         kitchen = Kitchen(draft, draft, data, schema, Path(folder) / "steps", project.seed, factory=factory)
         for target in project.targets:
             runtime = runtimes[target.setups[0].word]
-            recipe = Recipe(steps=converter(project.optimize.choices, runtime.takes))
+            recipe = Recipe(steps=converter(project.optimize.choices, runtime.takes, parent=draft.format))
             model = kitchen.build(recipe, runtime.takes).model
             runtime.load(model, target.threads, target.batch).predict(inputs)
 

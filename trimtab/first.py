@@ -23,7 +23,7 @@ from trimtab.runtime import CHAMPION, Target
 from trimtab.serving import Serving
 from trimtab.space import converter
 from trimtab.stand import bench_of
-from trimtab.technique import FLOAT, Job
+from trimtab.technique import Job
 from trimtab.window import Schema, Window
 
 __all__ = ["begin"]
@@ -106,6 +106,7 @@ def _cause(parts: Parts, schema: Schema, history: Window) -> str:
 
 def _fit(parts: Parts, schema: Schema, prepared: rows.Prepared) -> Model:
     code = discover.source_digest(parts.project.model.settings.get("factory"), "model.factory")
+    code += getattr(parts.trainer, "digest", "")
     model = f"{prepared.data.digest}{parts.project.model.model_dump_json()}{parts.project.seed}{code}"
     folder = parts.steps / f"first-{hashlib.sha256(model.encode()).hexdigest()[:24]}"
     if not folder.is_dir():
@@ -119,7 +120,7 @@ def _fit(parts: Parts, schema: Schema, prepared: rows.Prepared) -> Model:
                 raise PluginError(
                     f"trainer {parts.project.model.trainer!r} raised {type(error).__name__}: {error}"
                 ) from error
-    return Model.at(folder / "model", FLOAT)
+    return Model.at(folder / "model", parts.trainer.gives)
 
 
 def _made(folder: Path) -> Path:
@@ -133,7 +134,7 @@ def _export(
     """Convert the model for a target's first runtime, and measure it there, beside itself."""
     setup = target.setups[0]
     formats = parts.runtime(setup).takes
-    recipe = Recipe(steps=converter(parts.project.optimize.choices, formats))
+    recipe = Recipe(steps=converter(parts.project.optimize.choices, formats, parent=parent.format))
     settings = parts.project.model.settings
     kitchen = Kitchen(
         parent,
@@ -172,6 +173,6 @@ def _register(parts: Parts, context: Context, measured: Mapping[Recipe, Entry]) 
     first = versions[CHAMPION]
     parts.registry.close_round(run, "promoted", outcome_tags("promoted", first.number))
     won = {a: Pick(entry, "the first") for a, entry in chosen.items()}
-    detail = with_promoted(context.detail(entries, won, versions, None, []), list(versions))
+    detail = with_promoted(context.detail(parts, entries, won, versions, None, []), list(versions))
     parts.journal.close_round(operation, "promoted", detail)
     return champion.load(parts, first.number)

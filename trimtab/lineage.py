@@ -135,6 +135,7 @@ class Context:
 
     def detail(
         self,
+        parts: Parts,
         entries: Sequence[Entry],
         won: Mapping[str, Pick],
         versions: Mapping[str, Version],
@@ -168,6 +169,7 @@ class Context:
             "candidates": [describe(e, [a for a, w in winners.items() if w is e]) for e in entries],
             "targets": targets,
             "spared": list(spared),
+            "untrained": parts.untrained,
             "version": None if version is None else version.number,
             "champion": None if self.champion is None else self.champion.version,
         }
@@ -240,6 +242,7 @@ def package(
         if candidate.lean.digest != candidate.parent.digest:
             shutil.copytree(candidate.lean.folder, draft / "lean")
         served = {"runtime": setup.runtime, "settings": dict(setup.settings), "format": candidate.model.format}
+        served["parent"] = candidate.parent.format
         write_json(draft / "serving.json", served)
         write_json(draft / "schema.json", schema.model_dump(mode="json"))
         write_json(draft / "recipe.json", entry.recipe.model_dump(mode="json"))

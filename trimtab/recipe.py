@@ -93,13 +93,15 @@ class Recipe(BaseModel):
         begin = [self.start] if self.start == "champion" or not self.steps else []
         return " > ".join([*begin, *(step.word for step in self.steps)])
 
-    def check(self, gives: Collection[str] = (ONNX,)) -> list[Technique]:
+    def check(self, gives: Collection[str] = (ONNX,), parent: str = FLOAT) -> list[Technique]:
         """Load every technique and check that each takes what the one before gives.
 
         Parameters
         ----------
         gives
             Formats that the targets' runtimes take.
+        parent
+            The format that the trainer gives.
 
         Raises
         ------
@@ -107,7 +109,7 @@ class Recipe(BaseModel):
             Saying which step does not fit and what is missing.
         """
         techniques = [step.load() for step in self.steps]
-        have, compressed = FLOAT, self.start == "champion"
+        have, compressed = parent, self.start == "champion"
         for about in (t.about for t in techniques):
             if about.takes != have:
                 raise SettingsError(
@@ -119,13 +121,13 @@ class Recipe(BaseModel):
                     f"recipe {self.name!r}: {about.name} learns from the float parent, and nothing before it "
                     "departs from that parent; put a compressing technique such as prune.channel before it"
                 )
-            if self.start == "champion" and about.takes == about.gives == FLOAT and about.compresses:
+            if self.start == "champion" and about.takes == about.gives == parent and about.compresses:
                 raise SettingsError(
                     f"recipe {self.name!r}: {about.name} compresses the float model that the champion serves, which is "
                     "compressed already; nothing is compressed twice: start from the parent"
                 )
             have = about.gives
-            compressed = not about.renews_parent and (compressed or about.takes == about.gives == FLOAT)
+            compressed = not about.renews_parent and (compressed or about.takes == about.gives == parent)
         if have not in gives:
             raise SettingsError(
                 f"recipe {self.name!r} ends in format {have}, the targets' runtimes take {' or '.join(gives)}; "
@@ -223,7 +225,7 @@ class Kitchen:
         SettingsError
             For a recipe whose steps do not fit.
         """
-        techniques = recipe.check(gives)
+        techniques = recipe.check(gives, self.parent.format)
         model = self.served if recipe.start == "champion" else self.parent
         parent, lean, built = self.parent, model, []
         whole = model.digest == self.parent.digest
@@ -231,7 +233,7 @@ class Kitchen:
             made = yield Order(self, model, parent, step, self.fingerprint(model, parent, step, technique))
             built.append(made)
             model = Model.at(self.store / made.fingerprint / "model", technique.about.gives)
-            if technique.about.gives == FLOAT:
+            if technique.about.gives == self.parent.format:
                 lean = model
             if technique.about.renews_parent and whole:
                 parent = model

@@ -138,7 +138,7 @@ def _decide(parts: Parts, stand: Stand) -> Mapping[str, Any]:
         "versions": {alias: version.number for alias, version in versions.items()},
         "challenger": None if challenger is None else challenger.number,
         "repair": stand.repair,
-        "detail": stand.context.detail(entries, won, versions, challenger, spared),
+        "detail": stand.context.detail(parts, entries, won, versions, challenger, spared),
     }
     parts.journal.record("decided", decided, f"decided:{stand.asked.operation}")
     return recorded(parts, stand.asked, "decided") or decided  # another's, where this process slept and lost its lease
@@ -210,7 +210,7 @@ def _last_winner(parts: Parts) -> list[Recipe]:
 def _still_fits(parts: Parts, recipe: Recipe) -> bool:
     """Tell whether a recipe of an earlier round compresses, and can be built with what is installed now."""
     try:
-        return any(technique.about.compresses for technique in recipe.check(parts.space.formats))
+        return any(technique.about.compresses for technique in recipe.check(parts.space.formats, parts.space.parent))
     except TrimtabError:
         return False
 

@@ -66,6 +66,10 @@ class Space:
         a mapping of ``low`` and ``high`` (and ``step``, ``log``): a number between.
     formats
         That the targets' runtimes take.
+    parent
+        The format that the trainer gives.
+    trained
+        Whether its models can be trained: else all that is done to them is done to what serves.
 
     Raises
     ------
@@ -81,26 +85,33 @@ class Space:
     'finetune(epochs=4) > export > quantize.static'
     """
 
-    def __init__(self, choices: Sequence[tuple[str, Mapping[str, Any]]], formats: Collection[str] = ("onnx",)) -> None:
-        self.formats = tuple(formats)
+    def __init__(
+        self,
+        choices: Sequence[tuple[str, Mapping[str, Any]]],
+        formats: Collection[str] = ("onnx",),
+        parent: str = FLOAT,
+        trained: bool = True,
+    ) -> None:
+        self.formats, self.parent, self.trained = tuple(formats), parent, trained
         self.choices = _read(choices)
-        floats = [c for c in self.choices if c.about.takes == c.about.gives == FLOAT]
+        floats = [c for c in self.choices if trained and c.about.takes == c.about.gives == parent]
         adapts = [c for c in floats if c.about.rung is not None]
         self._rungs = sorted(adapts, key=lambda c: c.about.rung or 0)
         self._trains = [c for c in floats if c.about.renews_parent and (c.about.rung or 3) >= LAST_ADAPTING_RUNG]
         self._recovers = [c for c in floats if c.about.needs_teacher]
         others = (*self._trains, *self._rungs, *self._recovers)
         self._shrinks = [c for c in floats if c not in others]
-        self._tails = _tails([c for c in self.choices if c not in floats], self.formats)
+        self._tails = _tails([c for c in self.choices if c not in floats], self.formats, parent)
         if not self._tails:
             raise SettingsError(_no_way([c.label for c in self.choices], self.formats, "the targets"))
         if not self._trains and not self._rungs and not any(self._compresses(t) for t in (*self._tails, self._shrinks)):
             raise SettingsError(
-                "optimize.techniques: nothing trains and nothing compresses; add finetune, scratch or quantize.static"
+                "optimize.techniques: nothing trains and nothing compresses; add "
+                f"{'finetune, scratch or ' if trained else ''}quantize.static"
             )
         self.parameters = self._parameters()
         for recipe in self.simple():
-            recipe.check(self.formats)
+            recipe.check(self.formats, parent)
 
     @staticmethod
     def _compresses(tail: Sequence[Choice]) -> bool:
@@ -115,9 +126,9 @@ class Space:
                 found += [_when(p, name, (c.label,)) for c in slot for p in c.free]
         shrunk = tuple(c.label for c in self._shrinks)
         found += [_when(p, "shrink", shrunk) for c in self._recovers for p in c.free if shrunk]
-        found.append(Parameter("finish", tuple(_label(t) for t in self._tails)))
+        found.append(Parameter("finish", tuple(self._label(t) for t in self._tails)))
         for choice in {c.label: c for tail in self._tails for c in tail}.values():
-            where = tuple(_label(t) for t in self._tails if choice in t)
+            where = tuple(self._label(t) for t in self._tails if choice in t)
             found += [_when(p, "finish", where) for p in choice.free]
         return tuple(found)
 
@@ -125,7 +136,7 @@ class Space:
         """Return the recipe at a point; None where nothing would happen to the parent but a conversion."""
         train = [c for c in self._trains if c.label == point.get("train")]
         shrink = [c for c in self._shrinks if c.label == point.get("shrink")]
-        tail = next(t for t in self._tails if _label(t) == point["finish"])
+        tail = next(t for t in self._tails if self._label(t) == point["finish"])
         if not train and not shrink and not self._compresses(tail):
             return None
         chosen = [*train, *shrink, *(self._recovers if shrink else ()), *tail]
@@ -161,7 +172,7 @@ class Space:
             "model for it to recover; add a technique such as prune.channel, or leave it out of optimize.techniques"
             for c in (() if self._shrinks else self._recovers)
         }
-        converts = [c for c in self.choices if not c.about.takes == c.about.gives == FLOAT]
+        converts = [c for c in self.choices if not c.about.takes == c.about.gives == self.parent]
         return idle | {
             c.label: f"{c.label} is in no recipe: it takes {c.about.takes} and gives {c.about.gives}, and no way "
             f"from the float model to {' or '.join(self.formats)}, which the targets' runtimes take, leads through it; "
@@ -171,6 +182,8 @@ class Space:
         }
 
     def _way_to(self, about: About) -> str:
+        if not self.trained:
+            return "name a model.trainer whose models can be trained"
         if about.gives in self.formats:
             return f"add a technique that gives {about.takes}, such as export"
         return f"add a runtime that takes {about.gives} to targets"
@@ -197,7 +210,7 @@ class Space:
     def probe(self, recipe: Recipe) -> Recipe | None:
         """Return the recipe without its training, to time the shape that it would have; None: that tells nothing."""
         loaded = [(step, step.load()) for step in recipe.steps]
-        if recipe.start == "champion" or not any(_shrinks(t.about) for _, t in loaded):
+        if recipe.start == "champion" or not any(self._is_shrinking(t.about) for _, t in loaded):
             return None
         kept = [
             step.model_copy(update={"settings": {**step.settings, t.about.effort: 0}}) if t.about.effort else step
@@ -207,9 +220,18 @@ class Space:
         probe = Recipe(steps=tuple(kept))
         return None if probe == recipe else probe
 
+    def _label(self, tail: Sequence[Choice]) -> str:
+        return " > ".join(c.label for c in tail) or self.parent
+
+    def _is_shrinking(self, about: About) -> bool:
+        return about.takes == about.gives == self.parent and not about.renews_parent and not about.needs_teacher
+
 
 def converter(
-    choices: Sequence[tuple[str, Mapping[str, Any]]], formats: Collection[str], where: str = "the targets"
+    choices: Sequence[tuple[str, Mapping[str, Any]]],
+    formats: Collection[str],
+    where: str = "the targets",
+    parent: str = FLOAT,
 ) -> tuple[Step, ...]:
     """Return the project's first way to bring a float model into a format that a runtime takes, compressing nothing.
 
@@ -221,6 +243,8 @@ def converter(
         That the runtime takes.
     where
         What names the runtime, for the message.
+    parent
+        The format that the trainer gives.
 
     Raises
     ------
@@ -228,8 +252,8 @@ def converter(
         When the project names none.
     """
     read = _read(choices)
-    plain = [c for c in read if not c.about.compresses and not c.about.takes == c.about.gives == FLOAT]
-    tails = _tails(plain, formats)
+    plain = [c for c in read if not c.about.compresses and not c.about.takes == c.about.gives == parent]
+    tails = _tails(plain, formats, parent)
     if not tails:
         raise SettingsError(_no_way([c.label for c in read], formats, where))
     return tuple(choice.corner(0) for choice in tails[0])
@@ -305,21 +329,13 @@ def _when(parameter: Parameter, name: str, values: tuple[Any, ...]) -> Parameter
     return Parameter(p.name, p.options, p.low, p.high, p.step, p.log, p.whole, (name, values))
 
 
-def _label(tail: Sequence[Choice]) -> str:
-    return " > ".join(c.label for c in tail) or FLOAT
-
-
-def _shrinks(about: About) -> bool:
-    return about.takes == about.gives == FLOAT and not about.renews_parent and not about.needs_teacher
-
-
-def _tails(choices: Sequence[Choice], formats: Collection[str]) -> list[tuple[Choice, ...]]:
+def _tails(choices: Sequence[Choice], formats: Collection[str], parent: str) -> list[tuple[Choice, ...]]:
     """Return every way from a float model into one of the formats that compresses at most once, shortest first."""
     found: list[tuple[Choice, ...]] = []
     open_: list[tuple[Choice, ...]] = [()]
     while open_:
         tail = open_.pop(0)
-        have = tail[-1].about.gives if tail else FLOAT
+        have = tail[-1].about.gives if tail else parent
         if have in formats:
             found.append(tail)
         compressed = any(c.about.compresses for c in tail)

@@ -11,7 +11,7 @@ from trimtab.artifact import FLOAT, ONNX, Model
 from trimtab.data import Data
 from trimtab.window import Arrays, Schema, Task
 
-__all__ = ["FLOAT", "ONNX", "About", "Job", "Technique", "Trainer"]
+__all__ = ["FLOAT", "ONNX", "About", "Job", "Technique", "Trainer", "untrained"]
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class About:
     takes, gives
         Formats.
     renews_parent
-        Whether the result is a full float model and becomes the parent of what follows (training does,
-        compressing does not).
+        Whether the result is a full model as the trainer gives them, and becomes the parent of what follows
+        (training does, compressing does not).
     needs_data, needs_labels
         Whether it reads rows, and whether it reads their labels.
     needs_teacher
@@ -133,11 +133,17 @@ class Trainer(Protocol):
 
     A frozen dataclass whose fields are the project's ``model`` settings beside ``trainer`` and ``metric``.
     ``task`` says what its models answer: ``classification`` with the output ``probabilities`` (float32
-    ``[rows, classes]``), ``regression`` with ``predictions`` (float32 ``[rows, 1]``).
+    ``[rows, classes]``), ``regression`` with ``predictions`` (float32 ``[rows, 1]``). ``gives`` names the
+    format of its models: what parents are stored in, and what a recipe starts from.
+
+    One that hands over a model which nothing can train says why in a text ``untrained``: such a model is only converted
+    and compressed, and every verdict repeats it. One that makes models of more than its settings and the rows, such
+    as a file, gives the ``digest`` of that.
     """
 
     name: ClassVar[str]
     task: ClassVar[Task]
+    gives: ClassVar[str]
 
     def draft(self, inputs: Arrays, job: Job) -> Model:
         """Build the model without fitting it, into ``job.folder``: to see that it can be built and converted.
@@ -152,3 +158,8 @@ class Trainer(Protocol):
     def fit(self, data: Data, job: Job) -> Model:
         """Fit a float model on the training rows, from nothing, into ``job.folder``."""
         ...
+
+
+def untrained(trainer: Trainer | type[Trainer]) -> str:
+    """Return why nothing can train the models of a trainer; empty where something can."""
+    return str(getattr(trainer, "untrained", ""))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from trimtab.artifact import Model
+from trimtab.artifact import FLOAT, Model
 from trimtab.data import Data, Rows
 from trimtab.technique import Job
 from trimtab.window import Arrays
@@ -44,6 +44,8 @@ class NetworkTrainer(ABC):
     precision: Precision = "auto"
     flip: bool = False
     shift: int = 0
+
+    gives: ClassVar[str] = FLOAT
 
     def __post_init__(self) -> None:
         self.settings.check("model")
