@@ -63,7 +63,7 @@ class About:
     takes, gives
         Formats.
     renews_parent
-        Whether the result is a full model as the trainer gives them, and becomes the parent of what follows
+        Whether the result is a full model, as the trainer gives them, and becomes the parent of what follows
         (training does, compressing does not).
     needs_data, needs_labels
         Whether it reads rows, and whether it reads their labels.

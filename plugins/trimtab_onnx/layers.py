@@ -49,14 +49,17 @@ def prepared(model: Model, name: str) -> Iterator[Path]:
     few = any(t.data_type in FEW_BITS and len(t.dims) > 1 for t in graph.initializer)
     if few or any(node.op_type in QUANTIZED for node in graph.node):
         raise PluginError(f"{name} takes a float model, and this one is quantized; leave one of the two out")
+    nothing = PluginError(
+        f"{name} finds nothing to quantize: the graph has no convolution or matrix product "
+        f"with constant weights; leave {name} out of optimize.techniques for this model"
+    )
+    if not any(node.op_type in WEIGHTED for node in graph.node):
+        raise nothing  # trees, say, whose shapes cannot be inferred
     with tempfile.TemporaryDirectory() as scratch, quiet():
         ready = Path(scratch) / "prepared.onnx"
         quant_pre_process(str(path), str(ready), auto_merge=True)
         if not layers_of(onnx.load(str(ready), load_external_data=False).graph):
-            raise PluginError(
-                f"{name} finds nothing to quantize: the graph has no convolution or matrix product "
-                f"with constant weights; leave {name} out of optimize.techniques for this model"
-            )
+            raise nothing
         yield ready
 
 
