@@ -180,6 +180,7 @@ def _fingerprint(ground: Ground, project: Project) -> str:
     """Return a digest of all that a replay follows from and its journal does not notice: else it begins anew."""
     settings = project.model_dump(mode="json", exclude={"home", "registry", "journal", "trigger"})
     code = discover.source_digest(project.model.settings.get("factory"), "model.factory")
+    code += getattr(discover.build("trainers", project.model.trainer, project.model.settings, "model"), "digest", "")
     where = [ground.start, len(ground.stretch), ground.split_key]
     cause = [settings, repr(project.trigger), code, where, version("trimtab")]
     return hashlib.sha256(json.dumps(cause, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -194,6 +194,8 @@ def explanation(report: Mapping[str, Any]) -> Iterator[Table | Text]:
     yield from (Text(act_line(act)) for act in report["acts"])
     for asked in report["rounds"]:
         yield Text(f"led to a round ({asked['cause']}): {asked['outcome'] or 'open'}")
+        if asked["untrained"]:
+            yield Text(f"  {asked['untrained']}")
 
 
 def filled_line(filled: Backfilled) -> str:
@@ -258,7 +260,7 @@ def _candidates_table(asked: Mapping[str, Any], alias: str) -> Table:
 def _won(asked: Mapping[str, Any], alias: str) -> str | None:
     won = asked.get("targets", {}).get(alias)
     lines = [] if won is None else [f"★ {won['winner']} on {won['runtime']}: {won['why']}"]
-    return "\n".join([*lines, *asked.get("spared", ())]) or None
+    return "\n".join([*lines, *asked.get("spared", ()), *filter(None, [asked.get("untrained")])]) or None
 
 
 def _quality(m: Mapping[str, float], look: Mapping[str, float]) -> str:

@@ -20,8 +20,8 @@ def explain(journal: Journal, number: int) -> dict[str, Any]:
     dict
         ``window`` (bounds, rows, champion, action, reasons, what was weighed), ``findings`` (each with
         answer, alpha, p, reasons and, by statistic, effect and p-value), ``quality`` by version, ``rounds``
-        that it led to, and what a person said about it: ``acknowledged``, and ``acts``
-        (asked for a round, released it, promoted or rejected what was proposed).
+        that it led to (with why nothing was trained, where nothing can be), and what a person said about it:
+        ``acknowledged``, and ``acts`` (asked for a round, released it, promoted or rejected what was proposed).
 
     Raises
     ------
@@ -48,7 +48,13 @@ def explain(journal: Journal, number: int) -> dict[str, Any]:
         "findings": [{**f.to_json(), "closed": tick, "statistics": _statistics(f)} for tick, f in found],
         "quality": {str(q.version): q.value for q in journal.qualities() if q.window == number and q.told},
         "rounds": [
-            {"operation": r.operation, "cause": r.cause, "outcome": r.outcome, "reasons": list(r.reasons)}
+            {
+                "operation": r.operation,
+                "cause": r.cause,
+                "outcome": r.outcome,
+                "reasons": list(r.reasons),
+                "untrained": r.detail.get("untrained", ""),
+            }
             for r in journal.rounds()
             if r.window == number and r.cause != "first"
         ],

@@ -106,6 +106,7 @@ def _cause(parts: Parts, schema: Schema, history: Window) -> str:
 
 def _fit(parts: Parts, schema: Schema, prepared: rows.Prepared) -> Model:
     code = discover.source_digest(parts.project.model.settings.get("factory"), "model.factory")
+    code += getattr(parts.trainer, "digest", "")
     model = f"{prepared.data.digest}{parts.project.model.model_dump_json()}{parts.project.seed}{code}"
     folder = parts.steps / f"first-{hashlib.sha256(model.encode()).hexdigest()[:24]}"
     if not folder.is_dir():
@@ -172,6 +173,6 @@ def _register(parts: Parts, context: Context, measured: Mapping[Recipe, Entry]) 
     first = versions[CHAMPION]
     parts.registry.close_round(run, "promoted", outcome_tags("promoted", first.number))
     won = {a: Pick(entry, "the first") for a, entry in chosen.items()}
-    detail = with_promoted(context.detail(entries, won, versions, None, []), list(versions))
+    detail = with_promoted(context.detail(parts, entries, won, versions, None, []), list(versions))
     parts.journal.close_round(operation, "promoted", detail)
     return champion.load(parts, first.number)

@@ -110,6 +110,8 @@ def _judged(parts: Parts, jury: Jury, entry: Entry) -> Entry:
         comparisons=jury.comparisons,
         repair=jury.repair,
     )
+    if parts.untrained:
+        verdict = dataclasses.replace(verdict, reasons=(*verdict.reasons, parts.untrained))
     return _with(entry, jury.alias, scores=scores, verdict=verdict)
 
 

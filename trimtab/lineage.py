@@ -135,6 +135,7 @@ class Context:
 
     def detail(
         self,
+        parts: Parts,
         entries: Sequence[Entry],
         won: Mapping[str, Pick],
         versions: Mapping[str, Version],
@@ -168,6 +169,7 @@ class Context:
             "candidates": [describe(e, [a for a, w in winners.items() if w is e]) for e in entries],
             "targets": targets,
             "spared": list(spared),
+            "untrained": parts.untrained,
             "version": None if version is None else version.number,
             "champion": None if self.champion is None else self.champion.version,
         }

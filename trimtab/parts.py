@@ -27,7 +27,7 @@ from trimtab.segments import BySegment
 from trimtab.serving import Serving
 from trimtab.settings import Project
 from trimtab.space import Space, converter
-from trimtab.technique import Trainer
+from trimtab.technique import Trainer, untrained
 from trimtab.window import Batches, Source, Window, with_numbers
 
 __all__ = ["Parts", "assemble"]
@@ -117,6 +117,11 @@ class Parts:
     def training(self) -> dict[str, Any]:
         """The trainer's settings, its defaults among them, from which a technique takes what it is not told."""
         return dataclasses.asdict(self.trainer)  # type: ignore[call-overload, no-any-return]
+
+    @property
+    def untrained(self) -> str:
+        """Why nothing trains this project's models; empty where something does."""
+        return untrained(self.trainer)
 
     def runtime(self, setup: Setup) -> Runtime:
         """Return a runtime, made once."""
@@ -260,8 +265,9 @@ def space_of(project: Project, runtimes: Mapping[str, Runtime]) -> Space:
         When a recipe is in the wrong order or a technique's setting breaks its rule, before anything runs.
     """
     formats = tuple(dict.fromkeys(format for runtime in runtimes.values() for format in runtime.takes))
-    parent: str = discover.find("trainers", project.model.trainer).gives
-    space = Space(project.optimize.choices, formats, parent)
+    trainer = discover.find("trainers", project.model.trainer)
+    parent: str = trainer.gives
+    space = Space(project.optimize.choices, formats, parent, trained=not untrained(trainer))
     for recipe in project.optimize.recipes:
         recipe.check(formats, parent)
     for place, target in enumerate(project.targets):

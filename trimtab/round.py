@@ -138,7 +138,7 @@ def _decide(parts: Parts, stand: Stand) -> Mapping[str, Any]:
         "versions": {alias: version.number for alias, version in versions.items()},
         "challenger": None if challenger is None else challenger.number,
         "repair": stand.repair,
-        "detail": stand.context.detail(entries, won, versions, challenger, spared),
+        "detail": stand.context.detail(parts, entries, won, versions, challenger, spared),
     }
     parts.journal.record("decided", decided, f"decided:{stand.asked.operation}")
     return recorded(parts, stand.asked, "decided") or decided  # another's, where this process slept and lost its lease

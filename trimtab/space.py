@@ -68,6 +68,8 @@ class Space:
         That the targets' runtimes take.
     parent
         The format that the trainer gives.
+    trained
+        Whether its models can be trained: else all that is done to them is done to what serves.
 
     Raises
     ------
@@ -88,10 +90,11 @@ class Space:
         choices: Sequence[tuple[str, Mapping[str, Any]]],
         formats: Collection[str] = ("onnx",),
         parent: str = FLOAT,
+        trained: bool = True,
     ) -> None:
-        self.formats, self.parent = tuple(formats), parent
+        self.formats, self.parent, self.trained = tuple(formats), parent, trained
         self.choices = _read(choices)
-        floats = [c for c in self.choices if c.about.takes == c.about.gives == parent]
+        floats = [c for c in self.choices if trained and c.about.takes == c.about.gives == parent]
         adapts = [c for c in floats if c.about.rung is not None]
         self._rungs = sorted(adapts, key=lambda c: c.about.rung or 0)
         self._trains = [c for c in floats if c.about.renews_parent and (c.about.rung or 3) >= LAST_ADAPTING_RUNG]
@@ -103,7 +106,8 @@ class Space:
             raise SettingsError(_no_way([c.label for c in self.choices], self.formats, "the targets"))
         if not self._trains and not self._rungs and not any(self._compresses(t) for t in (*self._tails, self._shrinks)):
             raise SettingsError(
-                "optimize.techniques: nothing trains and nothing compresses; add finetune, scratch or quantize.static"
+                "optimize.techniques: nothing trains and nothing compresses; add "
+                f"{'finetune, scratch or ' if trained else ''}quantize.static"
             )
         self.parameters = self._parameters()
         for recipe in self.simple():
@@ -178,6 +182,8 @@ class Space:
         }
 
     def _way_to(self, about: About) -> str:
+        if not self.trained:
+            return "name a model.trainer whose models can be trained"
         if about.gives in self.formats:
             return f"add a technique that gives {about.takes}, such as export"
         return f"add a runtime that takes {about.gives} to targets"

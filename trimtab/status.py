@@ -127,7 +127,10 @@ def _registry(registry: Registry | None, targets: Collection[str]) -> dict[str, 
         return {"registry_up": False, "aliases": {}, "versions": [], "registry_error": str(error)}
 
 
-DETAIL = ("candidates", "targets", "spared", "rows", "version", "champion", "error", "shadow", "rolled_back")
+DETAIL = (
+    *("candidates", "targets", "spared", "untrained", "rows"),
+    *("version", "champion", "error", "shadow", "rolled_back"),
+)
 """What a closed round's record says beside its outcome."""
 
 

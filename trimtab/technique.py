@@ -11,7 +11,7 @@ from trimtab.artifact import FLOAT, ONNX, Model
 from trimtab.data import Data
 from trimtab.window import Arrays, Schema, Task
 
-__all__ = ["FLOAT", "ONNX", "About", "Job", "Technique", "Trainer"]
+__all__ = ["FLOAT", "ONNX", "About", "Job", "Technique", "Trainer", "untrained"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,10 @@ class Trainer(Protocol):
     ``task`` says what its models answer: ``classification`` with the output ``probabilities`` (float32
     ``[rows, classes]``), ``regression`` with ``predictions`` (float32 ``[rows, 1]``). ``gives`` names the
     format of its models: what parents are stored in, and what a recipe starts from.
+
+    One that hands over a model which nothing can train says why in a text ``untrained``: such a model is only converted
+    and compressed, and every verdict repeats it. One that makes models of more than its settings and the rows, such
+    as a file, gives the ``digest`` of that.
     """
 
     name: ClassVar[str]
@@ -154,3 +158,8 @@ class Trainer(Protocol):
     def fit(self, data: Data, job: Job) -> Model:
         """Fit a float model on the training rows, from nothing, into ``job.folder``."""
         ...
+
+
+def untrained(trainer: Trainer | type[Trainer]) -> str:
+    """Return why nothing can train the models of a trainer; empty where something can."""
+    return str(getattr(trainer, "untrained", ""))

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import fnmatch
-import io
-import logging
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -17,16 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from onnxruntime import quantization
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from trimtab.agreement import Outputs, loss
 from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role, Rows
-from trimtab.errors import OutOfTimeError, PluginError, SettingsError, nearest
+from trimtab.errors import PluginError
 from trimtab.technique import About, Job
-from trimtab_onnx.runtime import OnnxRuntime
-from trimtab_onnx.sensitivity import Outcome, put_back
-from trimtab_onnx.slim import slim
+from trimtab_onnx.layers import Layers, layers_of, named, prepared, save
+from trimtab_onnx.sensitivity import Outcome, Trial, put_back
 
 __all__ = ["QuantizeStatic"]
 
@@ -36,8 +27,6 @@ METHODS = {
     "percentile": quantization.CalibrationMethod.Percentile,
 }
 ACTIVATIONS = {"u8": quantization.QuantType.QUInt8, "s8": quantization.QuantType.QInt8}
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-FLOAT_ONLY = frozenset({"Softmax"})
 CHUNK = 32
 
 
@@ -130,30 +119,14 @@ class QuantizeStatic:
             When ``keep_float`` names a layer that the model does not have.
         """
         rows = data.first(self.rows, Role.CALIBRATION, Role.TRAIN)
-        graph = onnx.load(str(model.folder / "model.onnx"), load_external_data=False).graph
-        outputs = [o.name for o in graph.output]
-        if any(node.op_type == "QuantizeLinear" for node in graph.node):
-            raise PluginError(
-                "quantize.static takes a float model, and this one is quantized; leave one of the two out"
-            )
-        if not any(node.op_type in WEIGHTED for node in graph.node):
-            raise PluginError(
-                "quantize.static quantizes convolutions and matrix products, and this model has none (trees, say); "
-                "leave it out of optimize.techniques"
-            )
-        with tempfile.TemporaryDirectory() as scratch, _quiet():
-            # Infers every shape and folds constants, without which the quantizer misses nodes.
-            prepared = Path(scratch) / "prepared.onnx"
-            quant_pre_process(str(model.folder / "model.onnx"), str(prepared), auto_merge=True)
-            layers = layers_of(onnx.load(str(prepared)).graph)
-            kept = _kept(self.keep_float, layers) | _answering(layers, outputs)
-            draft = _Draft(self, prepared, layers, rows, kept)
-            judged = data.first(self.rows, Role.SEARCH, Role.CALIBRATION, Role.TRAIN)
-            outcome = self._settle(model, draft, judged, job)
-            quantized = slim(onnx.load(str(draft.path)))
-        if (found := [o.name for o in quantized.graph.output]) != outputs:
-            raise PluginError(f"quantize.static changed the outputs {outputs} into {found}; leave it out")
-        onnx.save_model(quantized, str(job.folder / "model.onnx"))
+        judged = data.first(self.rows, Role.SEARCH, Role.CALIBRATION, Role.TRAIN)
+        with prepared(model, self.about.name) as ready:
+            graph = onnx.load(str(ready)).graph
+            layers = layers_of(graph)
+            kept = named(self.keep_float, layers, "quantize.static.keep_float")
+            draft = _Draft(self, ready, layers, rows, kept | _answering(layers, [o.name for o in graph.output]))
+            outcome = self._settle(Trial(self.about.name, model, judged, job), draft)
+            save(onnx.load(str(draft.path)), model, job, self.about.name)
         in_float = {*draft.kept, *outcome.in_float}
         facts = {
             "method": self.method,
@@ -166,20 +139,13 @@ class QuantizeStatic:
         write_json(job.folder / "facts.json", {**model.facts, **facts})
         return Model.at(job.folder, ONNX)
 
-    def _settle(self, model: Model, draft: _Draft, rows: Rows, job: Job) -> Outcome:
+    def _settle(self, trial: Trial, draft: _Draft) -> Outcome:
         """Leave the best draft on disk: everything quantized, less what has to be float."""
-        runtime = OnnxRuntime()
-        before = runtime.load(model, job.threads).predict(rows.inputs)
 
         def lost(in_float: frozenset[str]) -> float:
-            if job.deadline is not None and time.monotonic() > job.deadline:
-                raise OutOfTimeError(
-                    "quantize.static ran out of time while it looked for sensitive layers; raise optimize.minutes, "
-                    "or set quantize.static.max_drop: null"
-                )
+            trial.tick()
             draft.write(in_float)
-            after: Outputs = runtime.load(draft.model, job.threads).predict(rows.inputs)
-            return loss(before, after)
+            return trial.lost(draft.folder)
 
         free = [name for name in draft.layers if name not in draft.kept]
         return put_back(free, lost, float("inf") if self.max_drop is None else self.max_drop)
@@ -191,27 +157,18 @@ class _Draft:
 
     settings: QuantizeStatic
     prepared: Path
-    layers: dict[str, list[onnx.NodeProto]]
+    layers: Layers
     rows: Rows
     kept: frozenset[str]
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.layers:
-            raise PluginError(
-                "quantize.static finds nothing to quantize: the graph has no convolution or matrix product "
-                "with constant weights; leave quantize.static out of optimize.techniques for this model"
-            )
         object.__setattr__(self, "folder", self.prepared.parent / "draft")
         self.folder.mkdir()
 
     @property
     def path(self) -> Path:
         return self.folder / "model.onnx"
-
-    @property
-    def model(self) -> Model:
-        return Model.at(self.folder, ONNX)
 
     def write(self, in_float: frozenset[str]) -> None:
         """Quantize every layer but these and those that were to stay float in any case."""
@@ -238,42 +195,7 @@ class _Draft:
         )
 
 
-def layers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """Return what can be quantized, layer by layer: a weighted node, and the nodes after it up to the next.
-
-    What lies before the first weighted node is preprocessing; a softmax stays float.
-    """
-    constants = {t.name for t in graph.initializer}
-    reached: set[str] = set()
-    layers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        if node.op_type in WEIGHTED and len(node.input) > 1 and node.input[1] in constants:
-            layers[_layer_name(node, layers)] = [node]
-        elif node.op_type not in FLOAT_ONLY and reached & set(node.input):
-            layers[next(reversed(layers))].append(node)
-        elif not reached & set(node.input):
-            continue
-        reached |= set(node.output)
-    return layers
-
-
-def _layer_name(node: onnx.NodeProto, taken: dict[str, list[onnx.NodeProto]]) -> str:
-    """Name a layer by its weight, which is how the network's author knows it; by its node where two share one."""
-    name = str(node.input[1]).removesuffix(".weight")
-    return str(node.name) if name in taken else name
-
-
-def _kept(patterns: Sequence[str], layers: dict[str, list[onnx.NodeProto]]) -> frozenset[str]:
-    for pattern in patterns:
-        if not fnmatch.filter(layers, pattern):
-            raise SettingsError(
-                f"quantize.static.keep_float: {pattern!r} is no layer of the model, which has {', '.join(layers)}."
-                f"{nearest(pattern, layers)}"
-            )
-    return frozenset(name for pattern in patterns for name in fnmatch.filter(layers, pattern))
-
-
-def _answering(layers: dict[str, list[onnx.NodeProto]], outputs: Sequence[str]) -> frozenset[str]:
+def _answering(layers: Layers, outputs: Sequence[str]) -> frozenset[str]:
     """Return the layer that gives a regression's answers: in 8 bits it would know 256 of them, and none beyond."""
     return frozenset([next(reversed(layers))]) if "predictions" in outputs and len(layers) > 1 else frozenset()
 
@@ -291,21 +213,3 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         part = np.arange(self._start, min(self._start + self._chunk, len(self._rows)))
         self._start += self._chunk
         return dict(self._rows.take(part).inputs) if len(part) else None
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Drop what onnxruntime's quantizer prints, and logs on the root logger below an error."""
-    root, null = logging.getLogger(), logging.NullHandler()
-
-    def severe(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
-
-    root.addHandler(null)  # without one, logging.warning() would install a handler for good
-    root.addFilter(severe)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        root.removeFilter(severe)
-        root.removeHandler(null)
