@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from string import ascii_letters as LETTERS
+from string import ascii_letters
 
 import onnx
 
@@ -118,6 +118,6 @@ def shorten(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _short(number: int) -> str:
     digits = ""
     while number >= 0:
-        number, digit = divmod(number, len(LETTERS))
-        digits, number = LETTERS[digit] + digits, number - 1
+        number, digit = divmod(number, len(ascii_letters))
+        digits, number = ascii_letters[digit] + digits, number - 1
     return digits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -212,9 +211,7 @@ class Rounded(nn.Module):
         """Return the tensor as the levels hold it."""
         if not torch.onnx.is_in_onnx_export():
             return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero.to(torch.int32), 0, LEVELS)
-        levels = torch.onnx.ops.symbolic(
-            "QuantizeLinear", (x, self.scale, self.zero), dtype=torch.uint8, shape=x.shape
-        )
+        levels = torch.onnx.ops.symbolic("QuantizeLinear", (x, self.scale, self.zero), dtype=torch.uint8, shape=x.shape)
         return _dequantized(levels, self.scale, self.zero, None)
 
 
