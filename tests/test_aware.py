@@ -38,6 +38,7 @@ from trimtab_torch.regressor import Regressor
 from trimtab_torch.simulate import Grid, Norm, Simulated, Weighted
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.structure import Structure, distinct
+from trimtab_torch.training import fit
 
 RESNET, MLP = "trimtab_torch.networks:SmallResNet", "trimtab_torch.networks:Mlp"
 ROWS, TRAIN, CALIBRATION = 500, 300, 400
@@ -213,21 +214,29 @@ def test_the_file_answers_as_the_network_that_was_trained_row_by_row(
 def test_training_mends_what_rounding_spoils(tmp_path: Path) -> None:
     bench = bench_of(tmp_path, (8,))
     model = Classifier(MLP, {"hidden": [32, 32]}, epochs=6, batch_size=32).fit(bench.data, bench.job())
+    loaded = FloatModel.load(model)
+    parts, known = loaded.prepare(bench.judged.inputs), bench.data.rows(Role.TRAIN)
 
-    def lopsided(name: str, weight: Tensor) -> Tensor:
-        """Make one channel a thousand times larger and undo it in the next layer: the float model stays what it is."""
-        if name == "body.0":
-            weight[0] *= 1000
-        if name == "body.3":
-            weight[:, 0] /= 1000
-        return weight
+    def right(network: nn.Module) -> float:
+        with torch.inference_mode():
+            return float((network(*parts).argmax(dim=1).numpy() == bench.judged.labels).mean())
 
-    spoilt = bench.changed(model, lopsided)
-    float_one = Export().apply(spoilt, bench.data, bench.job())
-    rounded = bench.quantize(spoilt, epochs=0, per_channel=False)
-    mended = bench.quantize(spoilt, epochs=8, per_channel=False, learning_rate=0.01)
-    assert bench.right(rounded) < bench.right(float_one) - 0.1
-    assert bench.right(mended) > bench.right(rounded) + 0.1
+    before = right(loaded.network)
+    with torch.no_grad():  # one channel a thousand times larger, undone in the next layer: the same float network
+        first, second = (loaded.network.get_submodule(name) for name in ("body.0", "body.3"))
+        first.weight[0] *= 1000  # type: ignore[index, operator]
+        first.bias[0] *= 1000  # type: ignore[index, operator]
+        second.weight[:, 0] /= 1000  # type: ignore[index, operator]
+    assert right(loaded.network) == pytest.approx(before, abs=0.02)
+    placement = place(loaded.network, loaded.examples(2), per_channel=False, last_in_float=False)
+    simulated = Simulated(placement.network, 0).eval()
+    simulated.watch([loaded.prepare(bench.data.rows(Role.CALIBRATION).inputs)])
+    rounded = right(simulated)
+    training = loaded.spec.settings.but(epochs=8, learning_rate=0.03, precision="float32")
+    fit(simulated, loaded.prepare(known.inputs), loaded.targets(known.labels), training, bench.job(), "a test")
+    placement.settle()
+    assert rounded < before - 0.2
+    assert right(placement.network) > rounded + 0.15
 
 
 def test_per_tensor_weights_have_one_scale(images: Bench, resnet: Model) -> None:

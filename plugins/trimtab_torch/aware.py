@@ -187,6 +187,11 @@ class QuantizeAware:
         lesson = None
         if self.distill:
             parent = FloatModel.taken(job.teacher or model, job)
+            if parent.spec.schema.classes != child.spec.schema.classes:
+                raise PluginError(
+                    f"quantize.aware: the teacher's classes {list(parent.spec.schema.classes)} are not the model's "
+                    f"{list(child.spec.schema.classes)}; set quantize.aware.distill to 0"
+                )
             scale = parent.preprocess.into(child.preprocess)
             lesson = Lesson(Teacher((parent.network,), parent.prepare(rows.inputs), *scale), weight=self.distill)
         parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)
