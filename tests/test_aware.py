@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,12 +30,14 @@ from trimtab.technique import Job
 from trimtab.window import Feature, Schema
 from trimtab_onnx.quantize import QuantizeStatic
 from trimtab_onnx.runtime import OnnxRuntime
+from trimtab_openvino.runtime import OpenVino
 from trimtab_torch.aware import QuantizeAware
 from trimtab_torch.classifier import Classifier
 from trimtab_torch.export import Export, Serving, trace
 from trimtab_torch.placement import place
 from trimtab_torch.preprocess import to_tensors
 from trimtab_torch.regressor import Regressor
+from trimtab_torch.runtime import TorchRuntime
 from trimtab_torch.simulate import Grid, Norm, Simulated, Weighted
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.structure import Structure, distinct
@@ -183,6 +186,12 @@ def test_the_kernels_are_those_of_quantize_static(images: Bench, resnet: Model, 
     assert images.right(aware) > images.right(exported) - 0.03
 
 
+def test_openvino_takes_the_file_and_answers_alike(images: Bench, aware: Model) -> None:
+    ours, theirs = (runtime.load(aware).predict(images.judged.inputs) for runtime in (OnnxRuntime(), OpenVino()))
+    assert np.abs(ours - theirs).max() < 0.05
+    assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).mean() > 0.98
+
+
 @pytest.mark.parametrize("optimized", [False, True])
 def test_the_file_answers_as_the_network_that_was_trained_row_by_row(
     images: Bench, resnet: Model, optimized: bool
@@ -224,9 +233,9 @@ def test_training_mends_what_rounding_spoils(tmp_path: Path) -> None:
     before = right(loaded.network)
     with torch.no_grad():  # one channel a thousand times larger, undone in the next layer: the same float network
         first, second = (loaded.network.get_submodule(name) for name in ("body.0", "body.3"))
-        first.weight[0] *= 1000  # type: ignore[index, operator]
-        first.bias[0] *= 1000  # type: ignore[index, operator]
-        second.weight[:, 0] /= 1000  # type: ignore[index, operator]
+        first.weight[0] *= 1000
+        first.bias[0] *= 1000
+        second.weight[:, 0] /= 1000
     assert right(loaded.network) == pytest.approx(before, abs=0.02)
     placement = place(loaded.network, loaded.examples(2), per_channel=False, last_in_float=False)
     simulated = Simulated(placement.network, 0).eval()
@@ -242,22 +251,29 @@ def test_training_mends_what_rounding_spoils(tmp_path: Path) -> None:
 def test_per_tensor_weights_have_one_scale(images: Bench, resnet: Model) -> None:
     graph = graph_of(images.quantize(resnet, epochs=0, per_channel=False))
     constants = {t.name: t for t in graph.initializer}
-    scales = [
-        constants[n.input[1]] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants
-    ]
+    scales = [constants[n.input[1]] for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in constants]
     assert all(list(scale.dims) == [] for scale in scales)
 
 
-def test_ranges_stand_still_from_where_they_freeze(images: Bench, resnet: Model) -> None:
-    def ranges(model: Model) -> list[float]:
-        graph = graph_of(model)
-        constants = {t.name: t for t in graph.initializer}
-        rounding = [n for n in graph.node if n.op_type == "QuantizeLinear"]
-        return [float(numpy_helper.to_array(constants[n.input[1]])) for n in rounding]
+@pytest.mark.parametrize("steps", [0, 4])
+def test_ranges_and_norms_stand_still_from_where_they_freeze(images: Bench, resnet: Model, steps: int) -> None:
+    loaded = FloatModel.load(resnet)
+    parts = loaded.prepare(images.judged.inputs)
+    placement = place(loaded.network, loaded.examples(2), per_channel=True, last_in_float=False)
+    simulated = Simulated(placement.network, steps).eval()
+    simulated.watch([parts])
 
-    first = ranges(images.quantize(resnet, epochs=0))
-    assert ranges(images.quantize(resnet, epochs=1, freeze=0.0)) == first
-    assert ranges(images.quantize(resnet, epochs=1, freeze=1.0)) != first
+    def statistics() -> list[float]:
+        grids = [m.high for m in placement.network.modules() if isinstance(m, Grid)]
+        norms = [m.mean.sum() for m in placement.network.modules() if isinstance(m, Norm)]
+        return [float(value) for value in (*grids, *norms)]
+
+    simulated.train()
+    seen = [statistics()]
+    for _ in range(6):
+        simulated(*parts)
+        seen.append(statistics())
+    assert [before != after for before, after in itertools.pairwise(seen)] == [step < steps for step in range(6)]
 
 
 def pruned(_name: str, weight: Tensor) -> Tensor:
@@ -300,7 +316,9 @@ def test_zeros_and_shared_values_outlast_training_exactly(images: Bench, resnet:
             assert told[1] <= told[0]
     assert bool(quantized.facts["distinct"]) is (change is not pruned)
     assert bool(quantized.facts["zeros"]) is (change is not clustered)
-    assert any((np.abs(after[n] / np.abs(after[n]).max() - w / np.abs(w).max()) > 0.01).any() for n, w in before.items())
+    if change is pruned:  # what is left of the weights was trained
+        moved = [np.abs(after[n] / np.abs(after[n]).max()) - np.abs(w) / np.abs(w).max() for n, w in before.items()]
+        assert max(np.abs(m).max() for m in moved) > 0.01
 
 
 def test_a_dense_model_is_held_to_nothing(aware: Model) -> None:
@@ -315,18 +333,22 @@ def test_structure_holds_whatever_training_adds(seed: int, values: int, sparse: 
     if sparse:
         weight[torch.rand((12, 10), generator=draws) < 0.5] = 0
     structure = Structure(weight)
-    held = structure(weight + torch.randn((12, 10), generator=draws))
+    trained = weight + torch.randn((12, 10), generator=draws)
+    held = structure(trained)
     assert structure.clustered
     assert ((held == 0) == (weight == 0)).all()
     assert distinct(held) == distinct(weight)
     for value in torch.unique(weight):
         assert len(torch.unique(held[weight == value])) == 1
+        assert value == 0 or torch.isclose(held[weight == value][0], trained[weight == value].mean(), atol=1e-5)
     assert torch.allclose(structure(weight), weight, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.booleans(), st.booleans())
-def test_a_layer_serves_what_it_was_trained_to_whatever_its_batch_norm(seed: int, per_channel: bool, closed: bool) -> None:
+def test_a_layer_serves_what_it_was_trained_to_whatever_its_batch_norm(
+    seed: int, per_channel: bool, closed: bool
+) -> None:
     draws = torch.Generator().manual_seed(seed)
 
     def drawn(*shape: int) -> Tensor:
@@ -376,19 +398,17 @@ def test_other_networks_are_rounded_where_runtimes_compute_in_8_bits(
     network: Any, in_8_bits: dict[str, int], tmp_path: Path
 ) -> None:
     bench = bench_of(tmp_path, network.example)
-    model = Classifier(f"tests.networks:{network.__name__}", epochs=1, batch_size=32).fit(bench.data, bench.job())
+    factory = f"tests.networks:{network.__name__}"
+    model = Classifier(factory, epochs=1, batch_size=32).fit(bench.data, bench.job())
     quantized = bench.quantize(model, epochs=0)
     found = kernels(quantized, tmp_path)
     assert {kind: found[kind] for kind in in_8_bits} == in_8_bits
     assert set(quantized.facts["kept_in_float"]) == ({"up"} if network is networks.UNet else set())
-    exported = Export().apply(model, bench.data, bench.job())
-    assert quantized.size_bytes < exported.size_bytes
-    assert bench.right(quantized) > bench.right(exported) - 0.05
+    said = TorchRuntime(factory=factory).load(model).predict(bench.judged.inputs)
+    assert bench.right(quantized) > float((said.argmax(axis=1) == bench.judged.labels).mean()) - 0.05
 
 
-def test_same_seed_same_file_and_the_teacher_counts(images: Bench, resnet: Model, aware: Model) -> None:
-    again = images.quantize(resnet, epochs=2)
-    assert again.digest == aware.digest
+def test_the_teacher_counts(images: Bench, resnet: Model, aware: Model) -> None:
     stranger = images.changed(resnet, lambda _name, weight: weight * 0.5)
     assert images.quantize(resnet, stranger, epochs=2).digest != aware.digest
 
