@@ -66,7 +66,7 @@ class Size:
     table_epochs: tuple[int, int]
 
 
-FULL = Size(seeds=3, images=8000, unseen=5000, image_epochs=(12, 4), table_epochs=(15, 5))
+FULL = Size(seeds=3, images=6500, unseen=5000, image_epochs=(12, 4), table_epochs=(15, 5))
 QUICK = Size(seeds=2, images=800, unseen=1000, image_epochs=(3, 1), table_epochs=(2, 1))
 
 

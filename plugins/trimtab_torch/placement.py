@@ -145,7 +145,7 @@ def place(network: nn.Module, examples: Sequence[Tensor], per_channel: bool, las
     """
     for module in network.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
     rows = torch.export.Dim("rows")
     with torch.enable_grad():  # without gradients a transformer layer would be one fused operator
         program = torch.export.export(
@@ -233,9 +233,8 @@ class _Placing:
         return value
 
     def _norm(self, node: Node) -> Norm:
-        _, weight, bias, mean, variance, _, momentum, eps, _ = node.args
-        tensors = (self._held(n) for n in (weight, bias, mean, variance))
-        return Norm(*tensors, momentum=cast("float", momentum), eps=cast("float", eps))
+        weight, bias, mean, variance = map(self._held, node.args[1:5])
+        return Norm(weight, bias, mean, variance, cast("float", node.args[6]), cast("float", node.args[7]))
 
     def _spread(self) -> None:
         """See, in the order of the graph, which values can be had in 8 bits."""
@@ -340,7 +339,7 @@ def _passes(node: Node) -> bool:
 def _activates(node: Node) -> bool:
     """Return whether a node is an activation whose lowest value is zero: runtimes fuse it into what is before it."""
     if node.target in (aten.hardtanh.default, aten.clamp.default):
-        return len(node.args) > 1 and node.args[1] == 0
+        return len(node.args) > 1 and bool(node.args[1] == 0)
     return node.target == aten.relu.default
 
 

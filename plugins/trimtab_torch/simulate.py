@@ -189,11 +189,11 @@ class Weighted(nn.Module):
         scale = scale[0].clone() if same else scale
         if self.transposed:
             return Integer(None, Stored(whole.t().contiguous(), scale, axis=1), bias)
-        weight = Stored(whole.contiguous(), scale)
+        stored = Stored(whole.contiguous(), scale)
         if bias is None or closed:
-            return Integer(self.call, weight, bias)
+            return Integer(self.call, stored, bias)
         unit = entering * scale
-        return Integer(self.call, weight, Stored((bias / unit).round().to(torch.int32), unit))
+        return Integer(self.call, stored, Stored((bias / unit).round().to(torch.int32), unit))
 
 
 class Rounded(nn.Module):
