@@ -99,7 +99,7 @@ def photographs(seed: int, size: Size) -> Case:
 def prices(seed: int, size: Size) -> Case:
     """Take electricity prices: two thirds of the stream to learn from, what comes after them to judge."""
     course = electricity(seed)
-    names = list(course.features)
+    names = [str(name) for name in course.features]
     frame = course.features.assign(y=course.labels)
     schema = Schema.freeze({name: Feature() for name in names}, frame, label="y")
     rows = Rows(schema.encode(frame), schema.encode_labels(frame), np.arange(len(frame), dtype=np.uint64))
