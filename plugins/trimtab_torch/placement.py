@@ -8,37 +8,27 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.graph import CodeGen
 from torch.fx.node import Node
 
-from trimtab_torch.simulate import Grid, Integer, Norm, Weighted
+from trimtab_torch.integer import Integer
+from trimtab_torch.operators import (
+    JOINING,
+    LAYERS,
+    LINEAR,
+    TRANSPOSED,
+    activates,
+    is_grid,
+    make_plain,
+    name_of,
+    norm_follows,
+    passes,
+    rank,
+    values,
+)
+from trimtab_torch.simulate import Grid, Norm, Weighted
 
 __all__ = ["Placement", "place"]
 
-aten = torch.ops.aten
-
-CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.conv3d.default})
-TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input})
-LINEAR = aten.linear.default
-LAYERS = CONVOLUTIONS | TRANSPOSED | {LINEAR}
-PASSING = frozenset(
-    {
-        aten.view.default,
-        aten.reshape.default,
-        aten.flatten.using_ints,
-        aten.permute.default,
-        aten.transpose.int,
-        aten.contiguous.default,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.unsqueeze.default,
-        aten.max_pool1d.default,
-        aten.max_pool2d.default,
-    }
-)
-"""That give levels where they are given levels."""
-JOINING = frozenset({aten.add.Tensor, aten.cat.default, aten.avg_pool1d.default, aten.avg_pool2d.default})
-"""That runtimes compute in 8 bits where all that they are given is in 8 bits."""
 UNNAMED = "its weight is computed, not stored"
 NO_KERNEL = "no runtime computes transposed convolutions in 8 bits"
 ANSWERS = "it gives the answers, of which 8 bits know 256"
@@ -101,16 +91,16 @@ class Placement:
 
 def _grid_of(node: Node) -> str:
     """Return the name of the grid that a value lies on."""
-    while not _is_grid(node):
+    while not is_grid(node):
         node = node.all_input_nodes[0]
     return str(node.target)
 
 
 def _closed(node: Node) -> bool:
     """Return whether a layer gives levels."""
-    while len(node.users) == 1 and _activates(user := next(iter(node.users))):
+    while len(node.users) == 1 and activates(user := next(iter(node.users))):
         node = user
-    return all(_is_grid(user) for user in node.users)
+    return all(is_grid(user) for user in node.users)
 
 
 class _Variadic(nn.Module):
@@ -166,10 +156,10 @@ class _Placing:
         self.grids: dict[Node, Node] = {}
 
     def place(self, last_in_float: bool) -> Placement:
-        _make_plain(self.graph)
+        make_plain(self.graph)
         layers = [n for n in self.graph.nodes if n.target in LAYERS]
         linear = next((n for n in reversed(layers) if n.target == LINEAR), None)
-        embedding = self._mark(linear) if linear is not None and _rank(linear.args[0]) == 2 else None
+        embedding = self._mark(linear) if linear is not None and rank(linear.args[0]) == 2 else None
         for node in layers:
             why = self._why_not(node)
             if last_in_float and len(layers) > 1 and node is layers[-1]:
@@ -177,7 +167,7 @@ class _Placing:
             if why is None:
                 self._weigh(node)
             else:
-                self.in_float[_name(node) or node.name] = why
+                self.in_float[name_of(node) or node.name] = why
         self._spread()
         for node in list(self.graph.nodes):
             self._round(node)
@@ -198,20 +188,20 @@ class _Placing:
     def _why_not(self, node: Node) -> str | None:
         if node.target in TRANSPOSED:
             return NO_KERNEL
-        return None if _name(node) else UNNAMED
+        return None if name_of(node) else UNNAMED
 
     def _weigh(self, node: Node) -> None:
         """Put a weighted layer in the place of an operator and of the batch norm that alone reads it."""
         x, weight, *others = node.args
         bias = others[0] if others else None
-        norm = next(iter(node.users)) if _norm_follows(node) else None
+        norm = next(iter(node.users)) if norm_follows(node) else None
         module = Weighted(
             Call(node.target, tuple(others[1:])),
             self._held(weight),
             self._held(bias),
             self._norm(norm) if norm is not None else None,
             self.per_channel,
-            transposed=node.target == LINEAR and _rank(x) != 2,
+            transposed=node.target == LINEAR and rank(x) != 2,
         )
         name, last = f"layer{len(self.layers)}", norm if norm is not None else node
         self.root.add_module(name, module)
@@ -219,7 +209,7 @@ class _Placing:
             call = self.graph.call_module(name, (x,))
         call.meta = dict(last.meta)
         last.replace_all_uses_with(call)
-        self.layers[_name(node)] = name
+        self.layers[name_of(node)] = name
         for old in dict.fromkeys((last, node)):
             self.graph.erase_node(old)
 
@@ -241,11 +231,11 @@ class _Placing:
         for node in self.graph.nodes:
             if node.op == "placeholder" or self._layer(node) is not None:
                 self.whole[node] = True
-            elif _passes(node) or _activates(node):
+            elif passes(node) or activates(node):
                 self.whole[node] = self.whole.get(node.all_input_nodes[0], False)
             elif node.target in JOINING:
                 given = node.all_input_nodes
-                self.whole[node] = len(given) == len(_values(node)) and all(self.whole.get(n, False) for n in given)
+                self.whole[node] = len(given) == len(values(node)) and all(self.whole.get(n, False) for n in given)
 
     def _layer(self, node: Node) -> Weighted | None:
         found = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -265,7 +255,7 @@ class _Placing:
     def _close(self, node: Node) -> None:
         """Put a grid behind a layer or a sum and the activation that runtimes fuse into it, for every reader."""
         end = node
-        while len(end.users) == 1 and _activates(user := next(iter(end.users))):
+        while len(end.users) == 1 and activates(user := next(iter(end.users))):
             end = user
         self._grid(end, list(end.users))
 
@@ -274,16 +264,16 @@ class _Placing:
         if given.target == "embedding":
             reader, given = given, given.all_input_nodes[0]
         direct, first = given, reader
-        while _passes(given):
+        while passes(given):
             first, given = given, given.all_input_nodes[0]
-        if not _is_grid(given):
+        if not is_grid(given):
             given = self._grid(given, list(given.users) if self._from_layer(given) else [first])
-        if _passes(direct):  # runtimes look for levels right before a layer
+        if passes(direct):  # runtimes look for levels right before a layer
             self._grid(direct, [reader], str(given.target))
 
     def _from_layer(self, node: Node) -> bool:
         """Return whether a layer or a sum that runs in 8 bits gives a value."""
-        while _activates(node):
+        while activates(node):
             node = node.all_input_nodes[0]
         return self._layer(node) is not None or (node.target in JOINING and self.whole[node])
 
@@ -303,65 +293,5 @@ class _Placing:
         return grid
 
 
-def _make_plain(graph: fx.Graph) -> None:
-    """Give the graph one output, no dropout, and operators that change nothing in place.
-
-    Whoever reads a tensor after it was changed reads, in an exported graph, what the change gave.
-    """
-    graph.set_codegen(CodeGen())
-    (output,) = (n for n in graph.nodes if n.op == "output")
-    output.args = (cast("Any", output.args[0])[0],)
-    for node in list(graph.nodes):
-        operator = node.target
-        if operator == aten.dropout.default:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
-        elif isinstance(operator, torch._ops.OpOverload) and operator._schema.is_mutable:
-            packet = getattr(aten, operator._opname.removesuffix("_"), None)
-            if packet is not None and operator._overloadname in packet.overloads():
-                node.target = getattr(packet, operator._overloadname)
-
-
-def _norm_follows(node: Node) -> bool:
-    readers = list(node.users)
-    return len(readers) == 1 and readers[0].target == aten.batch_norm.default and readers[0].args[0] is node
-
-
-def _is_grid(node: Node) -> bool:
-    return node.op == "call_module" and str(node.target).startswith("grid")
-
-
-def _passes(node: Node) -> bool:
-    """Return whether a node gives levels where it is given levels."""
-    return node.target in PASSING or node.target == "embedding"
-
-
-def _activates(node: Node) -> bool:
-    """Return whether a node is an activation whose lowest value is zero: runtimes fuse it into what is before it."""
-    if node.target in (aten.hardtanh.default, aten.clamp.default):
-        return len(node.args) > 1 and bool(node.args[1] == 0)
-    return node.target == aten.relu.default
-
-
-def _values(node: Node) -> list[Any]:
-    """Return the tensors that an operator joins, numbers among them where it is given such."""
-    first = node.args[0]
-    if node.target == aten.add.Tensor:
-        return list(node.args[:2])
-    return list(first) if isinstance(first, list | tuple) else [first]
-
-
 def _is_linear(layer: Weighted) -> bool:
     return isinstance(layer.call, Call) and layer.call.operator == LINEAR
-
-
-def _rank(node: Any) -> int:
-    return int(node.meta["val"].dim())
-
-
-def _name(node: Node) -> str:
-    """Return the name of a layer, which is that of its stored weight; empty where that is computed."""
-    weight = node.args[1]
-    if not isinstance(weight, Node) or weight.op != "get_attr":
-        return ""
-    return str(weight.target).removeprefix("network.").removesuffix(".weight")
