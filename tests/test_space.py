@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests import fakes
 from trimtab.errors import SettingsError
-from trimtab.recipe import Recipe
+from trimtab.recipe import Recipe, Step
 from trimtab.sampler import Grid
 from trimtab.space import Space, converter
 
@@ -75,6 +75,19 @@ def test_the_cheap_recipes_are_those_that_train_nothing() -> None:
         "champion > recentre > convert",
         "champion > recentre > convert > spoil",
     ]
+
+
+def test_a_way_into_a_format_that_trains_is_in_no_cheap_recipe() -> None:
+    listed = ("recalibrate", "finetune", "export", "quantize.static", "quantize.aware")
+    space = Space([(name, {}) for name in listed])
+    assert [r.name for r in space.untrained()] == ["export > quantize.static"]
+    cheap, full = ([r.name for r in space.adapted(rung)] for rung in (1, 3))
+    assert cheap == ["champion > recalibrate > export", "champion > recalibrate > export > quantize.static"]
+    assert "champion > finetune > quantize.aware" in full
+    recipe = Recipe(steps=(Step(technique="prune.channel"), Step(technique="quantize.aware", settings={"epochs": 3})))
+    probe = space.probe(recipe)
+    assert probe is not None
+    assert probe.steps[-1].settings == {"epochs": 0}
 
 
 def test_the_probe_of_a_recipe_is_its_shape_without_training() -> None:

@@ -144,17 +144,21 @@ class Space:
 
     def untrained(self) -> list[Recipe]:
         """Return the recipes that only convert and compress the parent as it is: minutes cheaper than training."""
-        tails = [t for t in self._tails if self._compresses(t)]
+        tails = [t for t in self._tails if self._compresses(t) and not _trains(t)]
         return [Recipe(steps=steps) for t in tails for steps in _each(t)]
 
     def adapted(self, rung: int) -> list[Recipe]:
-        """Return the recipes of one rung of the ladder: what serves is adapted, in the shape that it has."""
+        """Return the recipes of one rung of the ladder: what serves is adapted, in the shape that it has.
+
+        Below the last rung, which trains every layer, no way into the runtimes' formats trains them either.
+        """
         return [
             Recipe(start="champion", steps=(*first, *last))
             for choice in self._rungs
             if choice.about.rung == rung
             for first in _each([choice])
             for tail in self._tails
+            if rung >= LAST_ADAPTING_RUNG or not _trains(tail)
             for last in _each(tail)
         ]
 
@@ -327,6 +331,10 @@ def _parameter(name: str, value: Any) -> Parameter | None:
 def _when(parameter: Parameter, name: str, values: tuple[Any, ...]) -> Parameter:
     p = parameter
     return Parameter(p.name, p.options, p.low, p.high, p.step, p.log, p.whole, (name, values))
+
+
+def _trains(tail: Sequence[Choice]) -> bool:
+    return any(c.about.effort is not None for c in tail)
 
 
 def _tails(choices: Sequence[Choice], formats: Collection[str], parent: str) -> list[tuple[Choice, ...]]:

@@ -29,7 +29,7 @@ from trimtab_torch.preprocess import Preprocess, blank_rows, to_tensors
 from trimtab_torch.spec import FloatModel, parameters
 from trimtab_torch.training import workbench
 
-__all__ = ["Export", "Serving"]
+__all__ = ["EMBEDDING", "FILE", "Export", "Serving", "cause", "quiet", "session", "trace", "write"]
 
 FILE = "model.onnx"
 PROBABILITIES, PREDICTIONS, EMBEDDING = "probabilities", "predictions", "embedding"
@@ -112,14 +112,11 @@ class Export:
         """Write the exported model into ``job.folder``."""
         loaded = FloatModel.load(model, job.factory)
         schema = loaded.spec.schema
-        taken = {PROBABILITIES, PREDICTIONS, EMBEDDING} & {i.name for i in schema.inputs}
-        if taken:
-            raise PluginError(f"model does not export: feature {taken.pop()!r} has the name of an output; rename it")
         with workbench(job):
             serving = Serving(loaded.preprocess, loaded.network, _embedder(loaded)).eval()
-            proto = clean(feed_text(name_inputs(self._trace(serving, schema), schema), schema))
+            proto = trace(serving, schema, self.opset)
             self._check_opset(proto)
-            _write(proto, job.folder / FILE)
+            write(proto, job.folder / FILE)
             _compare(serving, schema, data, job.folder / FILE, job.threads)
         facts = {
             "opset": self.opset,
@@ -129,34 +126,6 @@ class Export:
         write_json(job.folder / "facts.json", facts)
         return Model.at(job.folder, ONNX)
 
-    def _trace(self, serving: Serving, schema: Schema) -> onnx.ModelProto:
-        rows = torch.export.Dim("rows")
-        names = [placeholder(at) for at in range(len(schema.inputs))]
-        served = PREDICTIONS if schema.task == "regression" else PROBABILITIES
-        try:
-            with _quiet():
-                program = torch.onnx.export(
-                    serving,
-                    to_tensors(schema, blank_rows(schema, 2)),
-                    dynamo=True,
-                    verbose=False,
-                    opset_version=self.opset,
-                    input_names=names,
-                    output_names=[served, EMBEDDING] if serving.embeds else [served],
-                    # One entry for the one variadic parameter of forward.
-                    dynamic_shapes=(tuple({0: rows} for _ in names),),
-                )
-                if program is None:
-                    raise PluginError("model does not export: torch.onnx.export gave nothing")
-                return program.model_proto
-        except PluginError:
-            raise
-        except Exception as error:  # the exporter raises whatever the network's code trips over
-            raise PluginError(
-                f"model does not export: {_cause(error)}; avoid control flow on values and shapes fixed to one "
-                "batch size in the network's forward"
-            ) from error
-
     def _check_opset(self, proto: onnx.ModelProto) -> None:
         found = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
         if found != self.opset:
@@ -164,6 +133,46 @@ class Export:
                 f"model does not export: export.opset {self.opset} was asked for, the exporter gave {found}; "
                 f"set export.opset: {found}"
             )
+
+
+def trace(serving: Serving, schema: Schema, opset: int) -> onnx.ModelProto:
+    """Export what serves, with the schema's names and nothing superfluous.
+
+    Raises
+    ------
+    PluginError
+        When the network does not export, or a feature has the name of an output.
+    """
+    taken = {PROBABILITIES, PREDICTIONS, EMBEDDING} & {i.name for i in schema.inputs}
+    if taken:
+        raise PluginError(f"model does not export: feature {taken.pop()!r} has the name of an output; rename it")
+    rows = torch.export.Dim("rows")
+    names = [placeholder(at) for at in range(len(schema.inputs))]
+    served = PREDICTIONS if schema.task == "regression" else PROBABILITIES
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                serving,
+                to_tensors(schema, blank_rows(schema, 2)),
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                input_names=names,
+                output_names=[served, EMBEDDING] if serving.embeds else [served],
+                # One entry for the one variadic parameter of forward.
+                dynamic_shapes=(tuple({0: rows} for _ in names),),
+            )
+            if program is None:
+                raise PluginError("model does not export: torch.onnx.export gave nothing")
+            proto = program.model_proto
+    except PluginError:
+        raise
+    except Exception as error:  # the exporter raises whatever the network's code trips over
+        raise PluginError(
+            f"model does not export: {cause(error)}; avoid control flow on values and shapes fixed to one "
+            "batch size in the network's forward"
+        ) from error
+    return clean(feed_text(name_inputs(proto, schema), schema))
 
 
 def _embedder(model: FloatModel) -> nn.Module | None:
@@ -179,36 +188,48 @@ def _embedder(model: FloatModel) -> nn.Module | None:
     return linear[-1] if ranks == [2] else None
 
 
-def _write(proto: onnx.ModelProto, path: Path) -> None:
+def write(proto: onnx.ModelProto, path: Path) -> None:
+    """Write the file, with its weights beside it where they are too large for one."""
     large = sum(len(t.raw_data) for t in proto.graph.initializer) >= ONE_FILE_BYTES
     onnx.save_model(proto, str(path), save_as_external_data=large, location=f"{FILE}.data" if large else None)
 
 
 def _compare(serving: Serving, schema: Schema, data: Data, path: Path, threads: int) -> None:
     """Compare the file's numbers with torch's at several batch sizes, on real rows where there are some."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise PluginError(f"model does not export: onnxruntime does not load it: {_cause(error)}") from error
+    loaded = session(path, threads)
     for rows in BATCHES:
         inputs = _sample(schema, data, rows)
         with torch.inference_mode():
             expected = serving(*to_tensors(schema, inputs))
         try:
-            found = session.run(None, dict(inputs))
+            found = loaded.run(None, dict(inputs))
         except Exception as error:  # as above
             raise PluginError(
-                f"model does not export: onnxruntime does not run it on {rows} rows: {_cause(error)}"
+                f"model does not export: onnxruntime does not run it on {rows} rows: {cause(error)}"
             ) from error
-        for output, numbers, wanted in zip(session.get_outputs(), found, expected, strict=True):
+        for output, numbers, wanted in zip(loaded.get_outputs(), found, expected, strict=True):
             gap = _gap(numbers, wanted.numpy())
             if not gap <= TOLERANCE:
                 raise PluginError(
                     f"model does not export: on {rows} rows the {output.name} differ from torch's by {gap:.2g}, "
                     f"at most {TOLERANCE} allowed; try another export.opset"
                 )
+
+
+def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Load an exported file.
+
+    Raises
+    ------
+    PluginError
+        When onnxruntime does not.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise PluginError(f"model does not export: onnxruntime does not load it: {cause(error)}") from error
 
 
 def _gap(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
@@ -227,7 +248,7 @@ def _sample(schema: Schema, data: Data, rows: int) -> Arrays:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the exporter, which prints and logs its progress; an error still raises."""
     loggers = [logging.getLogger(n) for n in ("torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -243,7 +264,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """Return the innermost cause in one line: the exporter wraps it in pages of advice."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
+from string import ascii_letters
 
 import onnx
 
 from trimtab.window import Schema
 
-__all__ = ["clean", "feed_text", "name_inputs", "placeholder"]
+__all__ = ["clean", "feed_text", "name_inputs", "placeholder", "shorten"]
 
 
 def placeholder(at: int) -> str:
@@ -93,3 +95,29 @@ def clean(proto: onnx.ModelProto) -> onnx.ModelProto:
     for value in (*proto.graph.input, *proto.graph.output):
         del value.metadata_props[:]
     return proto
+
+
+def shorten(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Give inner values the shortest names and nodes none: in a small quantized model they are a tenth of the bytes.
+
+    A graph with graphs inside it (``If``, ``Loop``) keeps its names.
+    """
+    graph = proto.graph
+    if any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute):
+        return proto
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+    inner = dict.fromkeys([*(t.name for t in graph.initializer), *(v for node in graph.node for v in node.output)])
+    short = (name for name in map(_short, itertools.count()) if name not in fixed)
+    _rename(graph, {name: next(short) for name in inner if name and name not in fixed})
+    del graph.value_info[:]
+    for node in graph.node:
+        node.name = ""
+    return proto
+
+
+def _short(number: int) -> str:
+    digits = ""
+    while number >= 0:
+        number, digit = divmod(number, len(ascii_letters))
+        digits, number = ascii_letters[digit] + digits, number - 1
+    return digits
