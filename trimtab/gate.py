@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from trimtab.benchmark import Change, Scores, compare
-from trimtab.metric import Answers, Metric
+from trimtab.intervals import Interval
+from trimtab.metric import Answers, Metric, utility
 from trimtab.runtime import Target
 
 __all__ = ["Gate", "Outcome", "Verdict"]
@@ -70,7 +71,10 @@ class Gate(BaseModel):
     max_total_drop
         Largest loss of quality against the anchor on the same rows.
     max_segment_drop
-        Largest loss of quality in any segment (``data.segments``); None: segments are not judged.
+        Largest loss of quality in any segment (``data.segments``); None: segments are not judged by it.
+    max_gap_rise
+        Largest rise of the gap by which quality in any segment is behind that on all rows; None: gaps are
+        not judged. With it a proven rise in a segment in which the champion is behind is a gain.
     keep
         Largest loss on the golden rows against the champion, where the project names some.
     min_gain
@@ -102,6 +106,7 @@ class Gate(BaseModel):
     max_energy_rise: float | None = Field(default=None, ge=0)
     max_total_drop: float = Field(default=0.02, ge=0, lt=1)
     max_segment_drop: float | None = Field(default=None, ge=0, lt=1)
+    max_gap_rise: float | None = Field(default=None, ge=0, lt=1)
     keep: float = Field(default=0.02, ge=0, lt=1)
     min_gain: float = Field(default=0.05, ge=0)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -136,7 +141,8 @@ class Gate(BaseModel):
             Number of candidates judged in this round.
         repair
             Whether the round was opened because the champion is worse: then nothing but a proven
-            rise of quality will do, however fast or small the challenger is.
+            rise of quality will do, however fast or small the challenger is; with ``max_gap_rise``
+            one in a segment in which the champion is behind will do too.
         """
         level, margin = self.level(comparisons), self._margin(target)
         change = compare(metric, challenger.judged, champion.judged, level)
@@ -144,12 +150,14 @@ class Gate(BaseModel):
         anchored = _same(champion.judged, anchor.judged)
         against = change if anchored else compare(metric, challenger.judged, anchor.judged, level)
         total = _quality(f"{metric.name} against the anchor", against, self.max_total_drop)
+        apart = self._segments(challenger.judged, champion.judged, metric, comparisons)
+        mended = any(ruling.gain for ruling in apart)
         return _conclude(
             [
-                _repairs(quality) if repair else quality,
+                _repairs(quality) if repair and not mended else quality,
                 _erodes_not(total, quality),
                 *self._golden(challenger, champion, metric, level),
-                *self._segments(challenger.judged, champion.judged, metric, comparisons),
+                *apart,
                 *_constraints(challenger, champion, target),
                 self._speed(challenger),
                 self._size(challenger, champion),
@@ -190,19 +198,20 @@ class Gate(BaseModel):
 
     def _segments(self, challenger: Answers, champion: Answers, metric: Metric, comparisons: int) -> list[Ruling]:
         """Judge every segment; those that hold are told together."""
-        if self.max_segment_drop is None:
+        rules = {"max_segment_drop": self.max_segment_drop, "max_gap_rise": self.max_gap_rise}
+        asked = [name for name, margin in rules.items() if margin is not None]
+        if not asked:
             return []
         if champion.segments is None:
-            return [Ruling(Outcome.UNKNOWN, "gate.max_segment_drop is set, but data.segments names no column")]
+            return [Ruling(Outcome.UNKNOWN, f"gate.{asked[0]} is set, but data.segments names no column")]
         names = np.unique(champion.segments)
         level = self.level(comparisons * len(names))
-        rulings = []
-        for name in names:
-            rows = (champion.segments == name).any(axis=1)
-            change = compare(metric, challenger.take(rows), champion.take(rows), level)
-            rulings.append(replace(_quality(f"{metric.name} where {name}", change, self.max_segment_drop), gain=None))
-        held = Ruling(Outcome.PASSED, f"{metric.name} held in each of {len(names)} segments")
-        return [r for r in rulings if r.outcome is not Outcome.PASSED] or [held]
+        rows = {str(name): (champion.segments == name).any(axis=1) for name in names}
+        changes = {n: compare(metric, challenger.take(r), champion.take(r), level) for n, r in rows.items()}
+        rulings = [] if self.max_segment_drop is None else _held(metric, changes, self.max_segment_drop)
+        if self.max_gap_rise is not None:
+            rulings += _gaps(metric, changes, compare(metric, challenger, champion, level), self.max_gap_rise)
+        return rulings
 
     def _speed(self, challenger: Scores) -> Ruling:
         speedup, floor = challenger.latency.speedup, 1 / (1 + self.max_slowdown)
@@ -283,6 +292,52 @@ def _quality(name: str, change: Change, margin: float) -> Ruling:
         why = f"cannot decide a margin of {change.worded(margin)}, {change.wants(margin)}"
         return Ruling(Outcome.UNKNOWN, f"{said}: {why}", said=said)
     return Ruling(Outcome.PASSED, said, "quality" if change.gain.low > 0 else None, said)
+
+
+def _held(metric: Metric, changes: Mapping[str, Change], margin: float) -> list[Ruling]:
+    """Judge quality in every segment; those that hold are told together."""
+    rulings = [replace(_quality(f"{metric.name} where {n}", c, margin), gain=None) for n, c in changes.items()]
+    held = Ruling(Outcome.PASSED, f"{metric.name} held in each of {len(changes)} segments")
+    return [r for r in rulings if r.outcome is not Outcome.PASSED] or [held]
+
+
+def _gaps(metric: Metric, changes: Mapping[str, Change], whole: Change, margin: float) -> list[Ruling]:
+    """Judge by how much more each segment is behind all rows; a proven rise where the champion is behind is a gain."""
+    rulings = []
+    for name, change in changes.items():
+        gap = _gap(change, whole)
+        if _behind(metric, change.after, whole.after) or change.rows == 0:
+            rulings.append(replace(_quality(f"{metric.name} gap where {name}", gap, margin), gain=None))
+        if _behind(metric, change.before, whole.before) and change.gain.low > 0 and gap.gain.value > 0:
+            said = change.said(f"{metric.name} where {name}")
+            rulings.append(Ruling(Outcome.PASSED, f"{said}, where the champion is behind", f"quality where {name}"))
+    held = Ruling(Outcome.PASSED, f"no gap in {metric.name} widened in {len(changes)} segments")
+    return [r for r in rulings if r.outcome is not Outcome.PASSED or r.gain] or [held]
+
+
+def _behind(metric: Metric, segment: float, whole: float) -> bool:
+    return utility(metric, segment) < utility(metric, whole)
+
+
+def _gap(segment: Change, whole: Change) -> Change:
+    """Return how the gap between a segment and all rows changed; a gain where it became smaller.
+
+    The interval of a difference follows from those of its two parts (Zou and Donner 2008), taken as independent:
+    they share the segment's rows, so that it comes out too wide rather than too narrow.
+    """
+    a, b = segment.gain, whole.gain
+    low = a.value - b.value - math.hypot(a.value - a.low, b.high - b.value)
+    high = a.value - b.value + math.hypot(a.high - a.value, b.value - b.low)
+    before, after = (_apart(getattr(segment, when), getattr(whole, when), segment) for when in ("before", "after"))
+    interval = Interval(a.value - b.value, low, high)
+    return replace(segment, before=before, after=after, gain=interval, larger_is_better=False)
+
+
+def _apart(segment: float, whole: float, change: Change) -> float:
+    """Return by how much a segment is behind all rows: as a multiple where the metric is relative."""
+    if change.relative:
+        return segment / whole if whole else math.nan
+    return whole - segment if change.larger_is_better else segment - whole
 
 
 def _same(a: Answers, b: Answers) -> bool:

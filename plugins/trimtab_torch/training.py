@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from trimtab.technique import Job
 from trimtab.window import Schema
 from trimtab_torch.augment import View, pick, require_images
 from trimtab_torch.deadline import Clock
+from trimtab_torch.emphasis import Emphasis
 from trimtab_torch.lesson import Lecture, Lesson
 from trimtab_torch.settings import Loss, Settings
 
@@ -96,6 +98,8 @@ def fit(
     job: Job,
     where: str,
     lesson: Lesson | None = None,
+    emphasis: Emphasis | None = None,
+    rates: Mapping[nn.Parameter, float] | None = None,
 ) -> float:
     """Train ``network`` in place: SGD with Nesterov momentum, one cycle; give it back in eval mode.
 
@@ -109,6 +113,10 @@ def fit(
         What trains, for messages.
     lesson
         A teacher on the same rows, to learn from beside the labels.
+    emphasis
+        How much each row counts; None: all alike.
+    rates
+        Factor of the learning rate of some weights; of others it is 1.
 
     Returns
     -------
@@ -128,7 +136,7 @@ def fit(
         placed = [p.to(device) for p in parts]
         lecture = Lecture(lesson, network.eval(), placed, settings, device) if lesson else None
         try:
-            return _epochs(network.train(), placed, labels.to(device), settings, job, where, lecture)
+            return _epochs(network.train(), placed, labels.to(device), settings, job, where, lecture, emphasis, rates)
         finally:
             if lecture:
                 lecture.close()
@@ -150,22 +158,26 @@ def _epochs(
     job: Job,
     where: str,
     lecture: Lecture | None,
+    emphasis: Emphasis | None,
+    rates: Mapping[nn.Parameter, float] | None,
 ) -> float:
     weights = [p for p in network.parameters() if p.requires_grad] + (lecture.weights if lecture else [])
-    sgd = torch.optim.SGD(weights, lr=0.0, momentum=MOMENTUM, nesterov=True, weight_decay=settings.weight_decay)
+    paced = _paced(weights, rates or {})
+    sgd = torch.optim.SGD(paced, lr=0.0, momentum=MOMENTUM, nesterov=True, weight_decay=settings.weight_decay)
     draws = torch.Generator().manual_seed(job.seed)
     clock = Clock(job.deadline, where, settings.epochs)
     half = torch.autocast(labels.device.type, torch.bfloat16, enabled=_halves(network, settings, labels.device))
     steps, step, mean = settings.epochs * len(_batches(torch.arange(len(labels)), settings)), 0, math.nan
     for epoch in range(settings.epochs):
         losses: list[Tensor] = []
-        for batch in _batches(torch.randperm(len(labels), generator=draws), settings):
+        for batch in _batches(_order(len(labels), emphasis, draws), settings):
             clock.check(epoch)
             index, view = batch.to(labels.device), View.draw(settings, len(batch), draws)
-            sgd.param_groups[0]["lr"] = settings.learning_rate * one_cycle(step, steps)
+            for group in sgd.param_groups:
+                group["lr"] = group["factor"] * settings.learning_rate * one_cycle(step, steps)
             with half:
                 outputs = network(*pick(parts, index, view)).float()
-            loss = _loss(outputs, labels[index], settings.loss)
+            loss = _loss(outputs, labels[index], settings.loss, emphasis.of(batch) if emphasis else None)
             if lecture:
                 with half:
                     lecture.ask(index, view)
@@ -182,10 +194,34 @@ def _epochs(
     return mean
 
 
-def _loss(outputs: Tensor, labels: Tensor, kind: Loss) -> Tensor:
+def _paced(weights: Sequence[nn.Parameter], rates: Mapping[nn.Parameter, float]) -> list[dict[str, Any]]:
+    """Group weights by the factor of their learning rate."""
+    factors = [rates.get(weight, 1.0) for weight in weights]
+    return [
+        {"params": [w for w, own in zip(weights, factors, strict=True) if own == factor], "factor": factor}
+        for factor in dict.fromkeys(factors)
+    ]
+
+
+def _order(rows: int, emphasis: Emphasis | None, draws: torch.Generator) -> Tensor:
+    """Return the rows of one epoch in the order in which they are learnt from."""
+    drawn = emphasis.draw(draws) if emphasis else None
+    return torch.randperm(rows, generator=draws) if drawn is None else drawn
+
+
+def _loss(outputs: Tensor, labels: Tensor, kind: Loss, weights: Tensor | None) -> Tensor:
+    """Return the mean loss of a batch, or its weighted mean."""
+    reduction = "mean" if weights is None else "none"
     if kind == "cross_entropy":
-        return functional.cross_entropy(outputs, labels)
-    return functional.mse_loss(outputs, labels) if kind == "squared" else functional.huber_loss(outputs, labels)
+        loss = functional.cross_entropy(outputs, labels, reduction=reduction)
+    elif kind == "squared":
+        loss = functional.mse_loss(outputs, labels, reduction=reduction)
+    else:
+        loss = functional.huber_loss(outputs, labels, reduction=reduction)
+    if weights is None:
+        return loss
+    placed = weights.to(loss.device)
+    return (loss.flatten() * placed).sum() / placed.sum()
 
 
 def _require_finite(mean: float, epoch: int, settings: Settings, where: str) -> None:
