@@ -1,4 +1,4 @@
-"""What a few labelled rows after a drift are worth: `adapt.fewshot` beside `finetune`, `head` and `recalibrate`.
+"""What a few labelled rows after a drift are worth: `adapt.fewshot` beside `finetune`, `transfer`, `head` and `recalibrate`.
 
 A network is trained on the demo's digits by the old scanner. Of what the new scanner captures, half of the scans are
 there to adapt to, and so many of their captures have labels; nothing else is seen. Quality is that on captures of the
@@ -31,8 +31,8 @@ from trimtab_torch.classifier import Classifier
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.training import predict
 
-WIDTHS = (16, 32, 64)
-LABELS = (20, 50, 200)
+WIDTHS = (8, 16, 32)
+LABELS = (50, 200)
 BAR = 50
 RENAMED = (3, 5)
 HALVES = {Role.TRAIN: 0.5, Role.JUDGE: 0.5}
@@ -40,7 +40,10 @@ TRIED: Mapping[str, Sequence[Step]] = {
     "as it was": (),
     "recalibrate": (Step(technique="recalibrate"),),
     "finetune": (Step(technique="finetune"),),
+    "finetune, 12 epochs": (Step(technique="finetune", settings={"epochs": 12}),),
+    "transfer, 6 and 6 epochs": (Step(technique="transfer"),),
     "finetune, 60 epochs": (Step(technique="finetune", settings={"epochs": 60}),),
+    "transfer, 30 and 30 epochs": (Step(technique="transfer", settings={"epochs": 30}),),
     "head": (Step(technique="head"),),
     "recalibrate, then head, 60 epochs": (
         Step(technique="recalibrate"),
@@ -62,7 +65,8 @@ class Bench:
         )
         roles, _ = assign(new.groups.tolist(), HALVES, str(seed))
         rng = np.random.default_rng(seed)
-        self.adapt, self.judge = (rows.take(rng.permutation(len(rows))) for rows in (new.take(roles == r) for r in HALVES))
+        halves = (new.take(roles == role) for role in HALVES)
+        self.adapt, self.judge = (rows.take(rng.permutation(len(rows))) for rows in halves)
         self.folder, self.seed, self.threads, self.schema = folder, seed, threads, stream.schema
         self._steps = 0
         clean_data = Data.write(folder / "clean", {Role.TRAIN: clean})

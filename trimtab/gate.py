@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from trimtab.benchmark import Change, Scores, compare
-from trimtab.intervals import Interval
-from trimtab.metric import Answers, Metric, utility
+from trimtab.benchmark import Scores, compare
+from trimtab.metric import Answers, Metric
+from trimtab.ruling import Outcome, Ruling, on_gaps, on_quality, on_segments
 from trimtab.runtime import Target
 
 __all__ = ["Gate", "Outcome", "Verdict"]
-
-
-class Outcome(StrEnum):
-    """What may become of a challenger."""
-
-    PASSED = "passed"
-    REJECTED = "rejected"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -146,10 +137,10 @@ class Gate(BaseModel):
         """
         level, margin = self.level(comparisons), self._margin(target)
         change = compare(metric, challenger.judged, champion.judged, level)
-        quality = _quality(metric.name, change, margin)
+        quality = on_quality(metric.name, change, margin)
         anchored = _same(champion.judged, anchor.judged)
         against = change if anchored else compare(metric, challenger.judged, anchor.judged, level)
-        total = _quality(f"{metric.name} against the anchor", against, self.max_total_drop)
+        total = on_quality(f"{metric.name} against the anchor", against, self.max_total_drop)
         apart = self._segments(challenger.judged, champion.judged, metric, comparisons)
         mended = any(ruling.gain for ruling in apart)
         return _conclude(
@@ -181,7 +172,8 @@ class Gate(BaseModel):
         looks
             Number of times that the same two are judged, on more and more rows.
         """
-        quality = _quality(metric.name, compare(metric, challenger, champion, self.level(looks)), self._margin(target))
+        change = compare(metric, challenger, champion, self.level(looks))
+        quality = on_quality(metric.name, change, self._margin(target))
         apart = () if challenger.segments is None else self._segments(challenger, champion, metric, looks)
         lost = [r for r in apart if r.outcome is Outcome.REJECTED]  # what few rows of a segment cannot decide is left
         return _decisive([quality, *lost]) or Verdict(Outcome.PASSED, (quality.reason,))
@@ -194,7 +186,7 @@ class Gate(BaseModel):
         if champion.golden is None or challenger.golden is None:
             return []
         change = compare(metric, challenger.golden, champion.golden, level)
-        return [replace(_quality(f"{metric.name} on the golden rows", change, self.keep), gain=None)]
+        return [replace(on_quality(f"{metric.name} on the golden rows", change, self.keep), gain=None)]
 
     def _segments(self, challenger: Answers, champion: Answers, metric: Metric, comparisons: int) -> list[Ruling]:
         """Judge every segment; those that hold are told together."""
@@ -208,9 +200,9 @@ class Gate(BaseModel):
         level = self.level(comparisons * len(names))
         rows = {str(name): (champion.segments == name).any(axis=1) for name in names}
         changes = {n: compare(metric, challenger.take(r), champion.take(r), level) for n, r in rows.items()}
-        rulings = [] if self.max_segment_drop is None else _held(metric, changes, self.max_segment_drop)
+        rulings = [] if self.max_segment_drop is None else on_segments(metric, changes, self.max_segment_drop)
         if self.max_gap_rise is not None:
-            rulings += _gaps(metric, changes, compare(metric, challenger, champion, level), self.max_gap_rise)
+            rulings += on_gaps(metric, changes, compare(metric, challenger, champion, level), self.max_gap_rise)
         return rulings
 
     def _speed(self, challenger: Scores) -> Ruling:
@@ -248,16 +240,6 @@ class Gate(BaseModel):
         return Ruling(Outcome.PASSED, said, name if ratio < 1 - self.min_gain else None)
 
 
-@dataclass(frozen=True)
-class Ruling:
-    """One rule's answer: its reason, what is gained if anything, and the bare measurement in words."""
-
-    outcome: Outcome
-    reason: str
-    gain: str | None = None
-    said: str = ""
-
-
 def _decisive(rulings: Sequence[Ruling]) -> Verdict | None:
     """Return the verdict where some rule did not pass."""
     gains = tuple(r.gain for r in rulings if r.gain)
@@ -275,69 +257,6 @@ def _conclude(rulings: Sequence[Ruling]) -> Verdict:
     if not gains:
         return Verdict(Outcome.REJECTED, ("no proven gain in quality, speed or size", *reasons))
     return Verdict(Outcome.PASSED, (f"superior in {' and '.join(gains)}", *reasons), gains)
-
-
-def _quality(name: str, change: Change, margin: float) -> Ruling:
-    """Judge a change of quality by a margin."""
-    if change.rows == 0:
-        return Ruling(Outcome.UNKNOWN, f"{name}: no rows to judge on")
-    if math.isinf(change.after) and math.isfinite(change.before):
-        return Ruling(Outcome.REJECTED, f"{name}: some outputs are not finite numbers")
-    if not math.isfinite(change.gain.value):
-        return Ruling(Outcome.UNKNOWN, f"{name}: not a number on these {change.rows} rows")
-    said = change.said(name)
-    if change.gain.high < -margin:
-        return Ruling(Outcome.REJECTED, f"{said}; at most {change.worded(margin)} allowed", said=said)
-    if not change.gain.low >= -margin:
-        why = f"cannot decide a margin of {change.worded(margin)}, {change.wants(margin)}"
-        return Ruling(Outcome.UNKNOWN, f"{said}: {why}", said=said)
-    return Ruling(Outcome.PASSED, said, "quality" if change.gain.low > 0 else None, said)
-
-
-def _held(metric: Metric, changes: Mapping[str, Change], margin: float) -> list[Ruling]:
-    """Judge quality in every segment; those that hold are told together."""
-    rulings = [replace(_quality(f"{metric.name} where {n}", c, margin), gain=None) for n, c in changes.items()]
-    held = Ruling(Outcome.PASSED, f"{metric.name} held in each of {len(changes)} segments")
-    return [r for r in rulings if r.outcome is not Outcome.PASSED] or [held]
-
-
-def _gaps(metric: Metric, changes: Mapping[str, Change], whole: Change, margin: float) -> list[Ruling]:
-    """Judge by how much more each segment is behind all rows; a proven rise where the champion is behind is a gain."""
-    rulings = []
-    for name, change in changes.items():
-        gap = _gap(change, whole)
-        if _behind(metric, change.after, whole.after) or change.rows == 0:
-            rulings.append(replace(_quality(f"{metric.name} gap where {name}", gap, margin), gain=None))
-        if _behind(metric, change.before, whole.before) and change.gain.low > 0 and gap.gain.value > 0:
-            said = change.said(f"{metric.name} where {name}")
-            rulings.append(Ruling(Outcome.PASSED, f"{said}, where the champion is behind", f"quality where {name}"))
-    held = Ruling(Outcome.PASSED, f"no gap in {metric.name} widened in {len(changes)} segments")
-    return [r for r in rulings if r.outcome is not Outcome.PASSED or r.gain] or [held]
-
-
-def _behind(metric: Metric, segment: float, whole: float) -> bool:
-    return utility(metric, segment) < utility(metric, whole)
-
-
-def _gap(segment: Change, whole: Change) -> Change:
-    """Return how the gap between a segment and all rows changed; a gain where it became smaller.
-
-    The interval of a difference follows from those of its two parts (Zou and Donner 2008), taken as independent:
-    they share the segment's rows, so that it comes out too wide rather than too narrow.
-    """
-    a, b = segment.gain, whole.gain
-    low = a.value - b.value - math.hypot(a.value - a.low, b.high - b.value)
-    high = a.value - b.value + math.hypot(a.high - a.value, b.value - b.low)
-    before, after = (_apart(getattr(segment, when), getattr(whole, when), segment) for when in ("before", "after"))
-    interval = Interval(a.value - b.value, low, high)
-    return replace(segment, before=before, after=after, gain=interval, larger_is_better=False)
-
-
-def _apart(segment: float, whole: float, change: Change) -> float:
-    """Return by how much a segment is behind all rows: as a multiple where the metric is relative."""
-    if change.relative:
-        return segment / whole if whole else math.nan
-    return whole - segment if change.larger_is_better else segment - whole
 
 
 def _same(a: Answers, b: Answers) -> bool:

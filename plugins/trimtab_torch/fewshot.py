@@ -97,7 +97,8 @@ class FewShot:
         with torch.no_grad():
             layer.weight.copy_(blend * new.weight + (1 - blend) * old.weight)
             layer.bias.copy_(blend * new.bias + (1 - blend) * old.bias)
-        unseen = [name for name, count in zip(child.spec.schema.classes, means.counts.tolist(), strict=True) if not count]
+        counted = zip(child.spec.schema.classes, means.counts.tolist(), strict=True)
+        unseen = [name for name, count in counted if not count]
         return child.save(job.folder, {"rows": len(rows), "blend": blend, "unseen": unseen, "recalibrated": norms})
 
 
@@ -108,7 +109,7 @@ def _last_layer(model: FloatModel) -> nn.Linear:
     name, layer = list(executed(model.network, model.examples(2)).items())[-1]
     if not isinstance(layer, nn.Linear) or layer.bias is None or not gives_outputs(layer, model):
         raise PluginError(
-            f"adapt.fewshot needs a linear layer with a bias that gives the logits, and the last one, {name!r}, is none; "
+            f"adapt.fewshot needs a linear layer with a bias that gives the logits; the last one, {name!r}, is none: "
             "name head or finetune instead"
         )
     return layer

@@ -1,4 +1,4 @@
-"""Networks of which some layers learn and the others stay to the last bit: what enters the last, and what stands still."""
+"""Networks of which some layers learn while the others stay as they are to the last bit."""
 
 from __future__ import annotations
 

@@ -95,9 +95,7 @@ class Rebalance(Augmented):
         parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)
         loss = fit(child.network, parts, targets, settings, job, self.about.name, emphasis=emphasis)
         groups = {name: told for column in columns for name, told in _told(column, weights).items()}
-        return child.save(
-            job.folder, {"epochs": settings.epochs, "rows": len(rows), "loss": loss, "groups": groups}
-        )
+        return child.save(job.folder, {"epochs": settings.epochs, "rows": len(rows), "loss": loss, "groups": groups})
 
     def _columns(self, rows: Rows, model: FloatModel) -> list[npt.NDArray[Any]]:
         """Return what each row belongs to, text ``[rows]`` for each column."""

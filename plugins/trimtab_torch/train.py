@@ -17,6 +17,7 @@ from trimtab_torch.training import fit, training_rows
 
 __all__ = ["Finetune", "Head", "Scratch"]
 
+
 @dataclass(frozen=True)
 class Finetune(Augmented):
     """Train the parent further on the new rows; its preprocessing stays as it is.

@@ -27,6 +27,8 @@ __all__ = ["fit", "one_cycle", "predict", "training_rows", "workbench"]
 
 MOMENTUM = 0.9
 WARM_UP = 0.3
+SCALE = 2.0**10
+"""That a float16 loss is multiplied by at first, so that small gradients do not become 0; it is adapted from then on."""
 
 
 def training_rows(data: Data, schema: Schema) -> Rows:
@@ -166,7 +168,9 @@ def _epochs(
     sgd = torch.optim.SGD(paced, lr=0.0, momentum=MOMENTUM, nesterov=True, weight_decay=settings.weight_decay)
     draws = torch.Generator().manual_seed(job.seed)
     clock = Clock(job.deadline, where, settings.epochs)
-    half = torch.autocast(labels.device.type, torch.bfloat16, enabled=_halves(network, settings, labels.device))
+    dtype = _half(network, settings, labels.device)
+    half = torch.autocast(labels.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+    scaler = torch.amp.GradScaler(labels.device.type, init_scale=SCALE, enabled=dtype is torch.float16)
     steps, step, mean = settings.epochs * len(_batches(torch.arange(len(labels)), settings)), 0, math.nan
     for epoch in range(settings.epochs):
         losses: list[Tensor] = []
@@ -183,8 +187,9 @@ def _epochs(
                     lecture.ask(index, view)
                 loss = lecture.loss(outputs, loss)
             sgd.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            sgd.step()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(sgd)
+            scaler.update()
             losses.append(loss.detach())
             step += 1
         mean = float(torch.stack(losses).mean())
@@ -233,11 +238,15 @@ def _require_finite(mean: float, epoch: int, settings: Settings, where: str) -> 
         )
 
 
-def _halves(network: nn.Module, settings: Settings, device: torch.device) -> bool:
-    """Return whether the forward pass is to be bfloat16."""
+def _half(network: nn.Module, settings: Settings, device: torch.device) -> torch.dtype | None:
+    """Return the half precision of the forward pass; None where it is to be float32."""
     if settings.precision != "auto":
-        return settings.precision == "bfloat16"
-    return _native_bfloat16(device) and any(isinstance(m, _ConvNd) for m in network.modules())
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(settings.precision)
+    if not any(isinstance(m, _ConvNd) for m in network.modules()):
+        return None
+    if _native_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else None
 
 
 def _native_bfloat16(device: torch.device) -> bool:

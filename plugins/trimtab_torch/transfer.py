@@ -153,7 +153,7 @@ def layer_groups(network: nn.Module, examples: Sequence[Tensor], most: int) -> l
     [['body.0', 'body.1'], ['body.4', 'body.5', 'head']]
     """
     owners = [m for m in network.modules() if next(m.parameters(recurse=False), None) is not None]
-    order = {module: None for module in _as_they_run(network, owners, examples)}
+    order = dict.fromkeys(_as_they_run(network, owners, examples))
     layers: list[list[nn.Module]] = []
     for module in [*(m for m in owners if m not in order), *order]:
         if not layers or any(weight.dim() > 1 for weight in module.parameters(recurse=False)):
