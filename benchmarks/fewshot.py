@@ -1,4 +1,4 @@
-"""What a few labelled rows after a drift are worth: `adapt.fewshot` beside `finetune`, `transfer`, `head` and `recalibrate`.
+"""What a few labelled rows after a drift are worth to `adapt.fewshot`, and to other ways to adapt.
 
 A network is trained on the demo's digits by the old scanner. Of what the new scanner captures, half of the scans are
 there to adapt to, and so many of their captures have labels; nothing else is seen. Quality is that on captures of the

@@ -35,7 +35,7 @@ from trimtab_torch.spec import FloatModel
 from trimtab_torch.training import predict
 
 NEW, OLD = "site=new", "site=old"
-SHARE = 0.05
+SHARE = 0.07
 ROWS, JUDGED = 2500, 20_000
 NUMBERS = ("a", "b", "c", "d")
 FEATURES = {**{name: Feature() for name in NUMBERS}, "site": Feature(kind="categorical")}
@@ -50,7 +50,7 @@ AS_FAST = Latency(1.0, 1.0, Interval(1.0, 1.0, 1.0), False)
 
 
 def table(rows: int, seed: int) -> pd.DataFrame:
-    """Draw rows: one in twenty from the new site, 3 % of the labels wrong at either."""
+    """Draw rows: few of them from the new site, and 3 % of the labels wrong at either."""
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame(rng.normal(size=(rows, len(NUMBERS))), columns=list(NUMBERS))
     new = rng.random(rows) < SHARE

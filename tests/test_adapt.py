@@ -1,4 +1,4 @@
-"""What adapting keeps and changes: frozen layers, rows that count more, last layers from a few labels, half precision."""
+"""What adapting keeps and changes: frozen layers, rows that count more, prototypes of a few labels, half precision."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_what_there_is_nothing_to_balance_by_is_named(
     with pytest.raises(DataError, match=r"rebalance.by is segment, and the rows have none; name columns in data.segm"):
         Rebalance(by="segment").apply(champion, digits.data, digits.job())
     bench, model = prices
-    with pytest.raises(PluginError, match="rebalance.by is class, and a regression has none"):
+    with pytest.raises(PluginError, match=r"rebalance\.by is class, and a regression has none"):
         Rebalance().apply(model, bench.data, bench.job())
 
 

@@ -481,7 +481,7 @@ def test_a_gap_that_widens_is_rejected_though_no_segment_loses_and_the_whole_gai
     assert judge(challenger, champion, Gate(max_segment_drop=0.02)).outcome is Outcome.PASSED
     verdict = judge(challenger, champion, FAIR)
     assert verdict.outcome is Outcome.REJECTED
-    assert verdict.reasons[0].startswith("accuracy gap where site=b rose by 0.067 (0.0")
+    assert verdict.reasons[0].startswith("accuracy gap where site=b rose by 0.068 (0.0")
     assert ", from 0.075 to 0.142, on 2000 rows; at most 0.020 allowed" in verdict.reasons[0]
 
 

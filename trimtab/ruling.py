@@ -62,7 +62,8 @@ def on_gaps(metric: Metric, changes: Mapping[str, Change], whole: Change, margin
     for name, change in changes.items():
         gap = _gap(change, whole)
         if _behind(metric, change.after, whole.after):
-            rulings.append(replace(on_quality(f"{metric.name} gap where {name}", gap, margin), gain=None))
+            allowed = margin + _ahead(metric, change, whole)
+            rulings.append(replace(on_quality(f"{metric.name} gap where {name}", gap, allowed), gain=None))
         if _behind(metric, change.before, whole.before) and change.gain.low > 0 and gap.gain.value > 0:
             said = change.said(f"{metric.name} where {name}")
             rulings.append(Ruling(Outcome.PASSED, f"{said}, where the champion is behind", f"quality where {name}"))
@@ -72,6 +73,14 @@ def on_gaps(metric: Metric, changes: Mapping[str, Change], whole: Change, margin
 
 def _behind(metric: Metric, segment: float, whole: float) -> bool:
     return utility(metric, segment) < utility(metric, whole)
+
+
+def _ahead(metric: Metric, segment: Change, whole: Change) -> float:
+    """Return by how much the champion is ahead in a segment: losing that lead, others rising, opens no gap."""
+    if _behind(metric, segment.before, whole.before):
+        return 0.0
+    lead = _apart(segment.before, whole.before, segment) - (1.0 if segment.relative else 0.0)
+    return abs(lead) if math.isfinite(lead) else 0.0
 
 
 def _gap(segment: Change, whole: Change) -> Change:

@@ -69,4 +69,4 @@ def balance(columns: Sequence[npt.NDArray[np.generic]], strength: float, beta: f
         codes, counts = np.unique(column, return_inverse=True, return_counts=True)[1:]
         effective = counts if beta == 1 else (1 - beta**counts) / (1 - beta)
         weights *= (1.0 / effective[codes]) ** strength
-    return weights / weights.mean()
+    return weights / float(weights.mean())

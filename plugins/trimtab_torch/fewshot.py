@@ -34,8 +34,8 @@ class FewShot:
     nearest prototype is a linear layer, so that the network keeps its shape. The old last layer counts as
     ``prior`` rows of each class, which lie where its weights point (class means and last layer align in a
     trained network, Papyan et al. 2020); a class of which no row came is there alone. Nothing is
-    trained: it takes two passes over the rows, and a dozen labels do. With some hundred of them ``head`` and
-    ``finetune`` learn more. Where only the looks of the rows changed, most of the gain is recalibration's,
+    trained: it takes two passes over the rows, and a dozen labels do; what hundreds of them could teach the
+    other layers, it does not learn. Where only the looks of the rows changed, the gain is recalibration's,
     which needs no label. ``facts.json`` tells the share that prototypes have in the end (``blend``), and
     classes without a row (``unseen``).
 

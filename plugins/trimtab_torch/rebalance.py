@@ -41,7 +41,7 @@ class Rebalance(Augmented):
         ``class``, or ``segment``.
     how
         ``weights``: every row once an epoch, its loss weighted. ``sampling``: rows drawn by their weights,
-        with replacement, which is steadier where some weights are large.
+        with replacement.
     strength
         0 to 1: the power of the inverse. 0 is ``finetune``; 1 lets all classes, or all segments of a
         column, count alike in sum.

@@ -28,7 +28,7 @@ __all__ = ["fit", "one_cycle", "predict", "training_rows", "workbench"]
 MOMENTUM = 0.9
 WARM_UP = 0.3
 SCALE = 2.0**10
-"""That a float16 loss is multiplied by at first, so that small gradients do not become 0; it is adapted from then on."""
+"""That a float16 loss is multiplied by at first, so that small gradients do not become 0; it is adapted later."""
 
 
 def training_rows(data: Data, schema: Schema) -> Rows:

@@ -31,8 +31,8 @@ class Transfer(Augmented):
     which they run. The last group is trained alone for ``epochs``; frozen layers keep every weight and
     batch norm figure to the last bit. Then for ``thaw_epochs`` one group more learns at a time, the
     earlier the more slowly (gradual unfreezing with discriminative learning rates, Howard and Ruder 2018).
-    It costs about what ``finetune`` of as many epochs does, frozen epochs about half. ``facts.json`` names
-    the layers of each group (``groups``).
+    It costs at most what ``finetune`` of as many epochs does: no gradient is computed for frozen layers.
+    ``facts.json`` names the layers of each group (``groups``).
 
     Parameters
     ----------
