@@ -150,7 +150,7 @@ def layer_groups(network: nn.Module, examples: Sequence[Tensor], most: int) -> l
     >>> network = Mlp(inputs=2, outputs=2, norm=True)
     >>> names = {module: name for name, module in network.named_modules()}
     >>> [[names[m] for m in group] for group in layer_groups(network.eval(), [torch.zeros(1, 2)], 2)]
-    [['body.0', 'body.1'], ['body.4', 'body.5', 'head']]
+    [['body.0', 'body.1', 'body.4', 'body.5'], ['head']]
     """
     owners = [m for m in network.modules() if next(m.parameters(recurse=False), None) is not None]
     order = dict.fromkeys(_as_they_run(network, owners, examples))
