@@ -16,7 +16,7 @@ PACKAGES := $(sort $(wildcard trimtab plugins/* monitors/* flows/*))
 STAMP := $(shell echo "$(PACKAGES)" | cksum | cut -d' ' -f1)
 
 .PHONY: demo test test-servers soak check format docs clean
-.PHONY: bench-rounds bench-kill bench-seeds bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring bench-scrape bench-loop bench-techniques bench-aware
+.PHONY: bench-rounds bench-kill bench-seeds bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring bench-scrape bench-loop bench-techniques bench-aware bench-fewshot bench-rebalance
 
 demo: $(VENV)/.installed-$(STAMP)
 	$(BIN)/trimtab demo
@@ -48,7 +48,7 @@ bench-rounds bench-kill bench-seeds: $(VENV)/.installed-$(STAMP)
 	$(BIN)/python benchmarks/$(subst bench-,,$@).py
 
 # QUICK=1: at most ten minutes, and figures that say little; ONLY=NAME,... some parts of monitoring, or techniques. They need the extras, which development installs.
-bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring bench-scrape bench-loop bench-techniques bench-aware: $(VENV)/.testing-$(STAMP)
+bench-trust bench-optimization bench-search bench-recalibrate bench-monitoring bench-scrape bench-loop bench-techniques bench-aware bench-fewshot bench-rebalance: $(VENV)/.testing-$(STAMP)
 	$(BIN)/python benchmarks/$(subst bench-,,$@).py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 docs: $(VENV)/.testing-$(STAMP)

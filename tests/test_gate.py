@@ -464,6 +464,70 @@ def test_segments_that_nobody_named_are_unknown() -> None:
     assert verdict.reasons[0] == "gate.max_segment_drop is set, but data.segments names no column"
 
 
+def behind(in_b: float, elsewhere: float = 0.9, share: float = 0.25) -> Scores:
+    """Right so often in site a, and in site b, which has a quarter of the rows or the ``share``."""
+    rows = 4 * ROWS
+    first = round(rows * (1 - share))
+    judged = np.concatenate([right(elsewhere, first), right(in_b, rows - first)])
+    where = np.array(["site=a"] * first + ["site=b"] * (rows - first))[:, None]
+    return scores(rows=rows, judged=said(judged, segments=where))
+
+
+FAIR = Gate(max_gap_rise=0.02)
+
+
+def test_a_gap_that_widens_is_rejected_though_no_segment_loses_and_the_whole_gains() -> None:
+    champion, challenger = behind(0.8), behind(0.8, elsewhere=0.99)
+    assert judge(challenger, champion, Gate(max_segment_drop=0.02)).outcome is Outcome.PASSED
+    verdict = judge(challenger, champion, FAIR)
+    assert verdict.outcome is Outcome.REJECTED
+    assert verdict.reasons[0].startswith("accuracy gap where site=b rose by 0.068 (0.0")
+    assert ", from 0.075 to 0.142, on 2000 rows; at most 0.020 allowed" in verdict.reasons[0]
+
+
+def test_a_proven_rise_where_the_champion_is_behind_is_a_gain_and_a_repair() -> None:
+    champion, challenger = behind(0.8), behind(0.83, elsewhere=0.8905)
+    assert judge(challenger, champion).outcome is Outcome.REJECTED
+    for repair in (False, True):
+        verdict = judge(challenger, champion, FAIR, repair=repair)
+        assert verdict.outcome is Outcome.PASSED
+        assert verdict.gains == ("quality where site=b",)
+        assert verdict.reasons[0] == "superior in quality where site=b"
+        assert judge(challenger, champion, repair=repair).outcome is Outcome.REJECTED
+
+
+def test_a_rise_where_the_champion_is_ahead_is_no_gain() -> None:
+    champion, challenger = behind(0.95), behind(0.98, elsewhere=0.8905)
+    verdict = judge(challenger, champion, FAIR)
+    assert verdict.gains == ()
+    assert verdict.outcome is Outcome.REJECTED
+
+
+def test_a_segment_that_loses_its_lead_because_another_rose_is_not_left_behind() -> None:
+    verdict = judge(behind(0.91), behind(0.5), FAIR)
+    assert verdict.outcome is Outcome.PASSED
+    assert verdict.gains == ("quality", "quality where site=b")
+
+
+def test_gaps_that_hold_are_told_together_and_those_of_few_rows_are_unknown() -> None:
+    assert "no gap in accuracy widened in 2 segments" in judge(behind(0.8), behind(0.8), FAIR).reasons
+    few = judge(behind(0.7, share=0.005), behind(0.8, share=0.005), FAIR)
+    assert few.outcome is Outcome.UNKNOWN
+    assert few.reasons[0].startswith("accuracy gap where site=b rose by")
+    bare = judge(scores(0.95), gate=FAIR)
+    assert bare.reasons[0] == "gate.max_gap_rise is set, but data.segments names no column"
+
+
+@given(before=st.integers(50, 95), after=st.integers(50, 95), lost=st.integers(0, 30))
+@settings(max_examples=40, deadline=None)
+def test_a_wider_gap_never_helps(before: int, after: int, lost: int) -> None:
+    champion, challenger = behind(before / 100), behind(after / 100)
+    worse = behind(max(0, after - lost) / 100)
+    outcomes = [judge(c, champion, FAIR) for c in (challenger, worse)]
+    assert outcomes[0].outcome is Outcome.PASSED or outcomes[1].outcome is not Outcome.PASSED
+    assert set(outcomes[1].gains) <= set(outcomes[0].gains)
+
+
 # energy
 
 

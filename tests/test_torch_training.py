@@ -186,7 +186,7 @@ def test_views_need_images_that_they_fit(prices: Bench, digits: Bench) -> None:
     ("make", "message"),
     [
         (lambda: Classifier(RESNET, shift=-1), "model.shift must be 0 pixels or more, got -1"),
-        (lambda: Finetune(precision="half"), "finetune.precision must be one of auto, float32, bfloat16, got 'half'"),  # type: ignore[arg-type]
+        (lambda: Finetune(precision="half"), "precision must be one of auto, float32, bfloat16, float16, got 'half'"),  # type: ignore[arg-type]
         (lambda: Head(epochs=0), "head.epochs must be at least 1, got 0"),
         (lambda: Recalibrate(prior=-1), "recalibrate.prior must be 0 rows or more, got -1"),
         (lambda: Distill(features=-1), "distill.features must be 0 or more and finite, got -1"),

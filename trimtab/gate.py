@@ -5,24 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from trimtab.benchmark import Change, Scores, compare
+from trimtab.benchmark import Scores, compare
 from trimtab.metric import Answers, Metric
+from trimtab.ruling import Outcome, Ruling, on_gaps, on_quality, on_segments
 from trimtab.runtime import Target
 
 __all__ = ["Gate", "Outcome", "Verdict"]
-
-
-class Outcome(StrEnum):
-    """What may become of a challenger."""
-
-    PASSED = "passed"
-    REJECTED = "rejected"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,10 @@ class Gate(BaseModel):
     max_total_drop
         Largest loss of quality against the anchor on the same rows.
     max_segment_drop
-        Largest loss of quality in any segment (``data.segments``); None: segments are not judged.
+        Largest loss of quality in any segment (``data.segments``); None: segments are not judged by it.
+    max_gap_rise
+        Largest rise of the gap by which quality in any segment is behind that on all rows; None: gaps are
+        not judged. With it a proven rise in a segment in which the champion is behind is a gain.
     keep
         Largest loss on the golden rows against the champion, where the project names some.
     min_gain
@@ -102,6 +97,7 @@ class Gate(BaseModel):
     max_energy_rise: float | None = Field(default=None, ge=0)
     max_total_drop: float = Field(default=0.02, ge=0, lt=1)
     max_segment_drop: float | None = Field(default=None, ge=0, lt=1)
+    max_gap_rise: float | None = Field(default=None, ge=0, lt=1)
     keep: float = Field(default=0.02, ge=0, lt=1)
     min_gain: float = Field(default=0.05, ge=0)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -136,20 +132,23 @@ class Gate(BaseModel):
             Number of candidates judged in this round.
         repair
             Whether the round was opened because the champion is worse: then nothing but a proven
-            rise of quality will do, however fast or small the challenger is.
+            rise of quality will do, however fast or small the challenger is; with ``max_gap_rise``
+            one in a segment in which the champion is behind will do too.
         """
         level, margin = self.level(comparisons), self._margin(target)
         change = compare(metric, challenger.judged, champion.judged, level)
-        quality = _quality(metric.name, change, margin)
+        quality = on_quality(metric.name, change, margin)
         anchored = _same(champion.judged, anchor.judged)
         against = change if anchored else compare(metric, challenger.judged, anchor.judged, level)
-        total = _quality(f"{metric.name} against the anchor", against, self.max_total_drop)
+        total = on_quality(f"{metric.name} against the anchor", against, self.max_total_drop)
+        apart = self._segments(challenger.judged, champion.judged, metric, comparisons)
+        mended = any(ruling.gain for ruling in apart)
         return _conclude(
             [
-                _repairs(quality) if repair else quality,
+                _repairs(quality) if repair and not mended else quality,
                 _erodes_not(total, quality),
                 *self._golden(challenger, champion, metric, level),
-                *self._segments(challenger.judged, champion.judged, metric, comparisons),
+                *apart,
                 *_constraints(challenger, champion, target),
                 self._speed(challenger),
                 self._size(challenger, champion),
@@ -173,7 +172,8 @@ class Gate(BaseModel):
         looks
             Number of times that the same two are judged, on more and more rows.
         """
-        quality = _quality(metric.name, compare(metric, challenger, champion, self.level(looks)), self._margin(target))
+        change = compare(metric, challenger, champion, self.level(looks))
+        quality = on_quality(metric.name, change, self._margin(target))
         apart = () if challenger.segments is None else self._segments(challenger, champion, metric, looks)
         lost = [r for r in apart if r.outcome is Outcome.REJECTED]  # what few rows of a segment cannot decide is left
         return _decisive([quality, *lost]) or Verdict(Outcome.PASSED, (quality.reason,))
@@ -186,23 +186,24 @@ class Gate(BaseModel):
         if champion.golden is None or challenger.golden is None:
             return []
         change = compare(metric, challenger.golden, champion.golden, level)
-        return [replace(_quality(f"{metric.name} on the golden rows", change, self.keep), gain=None)]
+        return [replace(on_quality(f"{metric.name} on the golden rows", change, self.keep), gain=None)]
 
     def _segments(self, challenger: Answers, champion: Answers, metric: Metric, comparisons: int) -> list[Ruling]:
         """Judge every segment; those that hold are told together."""
-        if self.max_segment_drop is None:
+        rules = {"max_segment_drop": self.max_segment_drop, "max_gap_rise": self.max_gap_rise}
+        asked = [name for name, margin in rules.items() if margin is not None]
+        if not asked:
             return []
         if champion.segments is None:
-            return [Ruling(Outcome.UNKNOWN, "gate.max_segment_drop is set, but data.segments names no column")]
+            return [Ruling(Outcome.UNKNOWN, f"gate.{asked[0]} is set, but data.segments names no column")]
         names = np.unique(champion.segments)
         level = self.level(comparisons * len(names))
-        rulings = []
-        for name in names:
-            rows = (champion.segments == name).any(axis=1)
-            change = compare(metric, challenger.take(rows), champion.take(rows), level)
-            rulings.append(replace(_quality(f"{metric.name} where {name}", change, self.max_segment_drop), gain=None))
-        held = Ruling(Outcome.PASSED, f"{metric.name} held in each of {len(names)} segments")
-        return [r for r in rulings if r.outcome is not Outcome.PASSED] or [held]
+        rows = {str(name): (champion.segments == name).any(axis=1) for name in names}
+        changes = {n: compare(metric, challenger.take(r), champion.take(r), level) for n, r in rows.items()}
+        rulings = [] if self.max_segment_drop is None else on_segments(metric, changes, self.max_segment_drop)
+        if self.max_gap_rise is not None:
+            rulings += on_gaps(metric, changes, compare(metric, challenger, champion, level), self.max_gap_rise)
+        return rulings
 
     def _speed(self, challenger: Scores) -> Ruling:
         speedup, floor = challenger.latency.speedup, 1 / (1 + self.max_slowdown)
@@ -239,16 +240,6 @@ class Gate(BaseModel):
         return Ruling(Outcome.PASSED, said, name if ratio < 1 - self.min_gain else None)
 
 
-@dataclass(frozen=True)
-class Ruling:
-    """One rule's answer: its reason, what is gained if anything, and the bare measurement in words."""
-
-    outcome: Outcome
-    reason: str
-    gain: str | None = None
-    said: str = ""
-
-
 def _decisive(rulings: Sequence[Ruling]) -> Verdict | None:
     """Return the verdict where some rule did not pass."""
     gains = tuple(r.gain for r in rulings if r.gain)
@@ -266,23 +257,6 @@ def _conclude(rulings: Sequence[Ruling]) -> Verdict:
     if not gains:
         return Verdict(Outcome.REJECTED, ("no proven gain in quality, speed or size", *reasons))
     return Verdict(Outcome.PASSED, (f"superior in {' and '.join(gains)}", *reasons), gains)
-
-
-def _quality(name: str, change: Change, margin: float) -> Ruling:
-    """Judge a change of quality by a margin."""
-    if change.rows == 0:
-        return Ruling(Outcome.UNKNOWN, f"{name}: no rows to judge on")
-    if math.isinf(change.after) and math.isfinite(change.before):
-        return Ruling(Outcome.REJECTED, f"{name}: some outputs are not finite numbers")
-    if not math.isfinite(change.gain.value):
-        return Ruling(Outcome.UNKNOWN, f"{name}: not a number on these {change.rows} rows")
-    said = change.said(name)
-    if change.gain.high < -margin:
-        return Ruling(Outcome.REJECTED, f"{said}; at most {change.worded(margin)} allowed", said=said)
-    if not change.gain.low >= -margin:
-        why = f"cannot decide a margin of {change.worded(margin)}, {change.wants(margin)}"
-        return Ruling(Outcome.UNKNOWN, f"{said}: {why}", said=said)
-    return Ruling(Outcome.PASSED, said, "quality" if change.gain.low > 0 else None, said)
 
 
 def _same(a: Answers, b: Answers) -> bool:

@@ -73,17 +73,23 @@ class Recalibrate:
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the recalibrated model into ``job.folder``."""
         child = FloatModel.load(model, job.factory)
-        norms = [m for m in child.network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-        if not norms:
+        rows, layers = self.renew(child, data, job)
+        if not layers:
             raise PluginError(
                 "recalibrate: the network has no batch norm, so nothing in the float model is to be recalibrated; "
                 "leave recalibrate out of optimize.techniques (quantize.static measures its ranges anew by itself)"
             )
-        inputs = self._draw(data, job)
-        parts = child.prepare(inputs)
+        return child.save(job.folder, {"rows": rows, "layers": layers})
+
+    def renew(self, child: FloatModel, data: Data, job: Job) -> tuple[int, int]:
+        """Recalibrate a model in memory; return the rows that were looked at, and the layers that were changed."""
+        norms = [m for m in child.network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+        if not norms:
+            return 0, 0
+        parts = child.prepare(self._draw(data, job))
         with workbench(job):
             _measure(child.network, norms, parts, self.prior, Clock(job.deadline, self.about.name, epochs=1))
-        return child.save(job.folder, {"rows": len(parts[0]), "layers": len(norms)})
+        return len(parts[0]), len(norms)
 
     def _draw(self, data: Data, job: Job) -> Arrays:
         train, calibration = (data.rows(role).inputs for role in (Role.TRAIN, Role.CALIBRATION))

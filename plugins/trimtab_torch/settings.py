@@ -12,10 +12,10 @@ from trimtab.technique import About
 
 __all__ = ["Augmented", "Inherited", "Loss", "Precision", "Settings", "Shaping", "check_settings"]
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Loss = Literal["cross_entropy", "squared", "huber"]
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,10 @@ class Settings:
     weight_decay
         L2 penalty.
     precision
-        Of the forward pass; weights and loss stay float32. ``auto`` is bfloat16 where the processor
-        computes it natively and the network has convolutions, else float32.
+        Of the forward pass; weights and loss stay float32 (mixed precision, Micikevicius et al. 2018).
+        ``auto`` is float32 for a network without convolutions, and for others bfloat16 where processor or
+        GPU computes it natively, float16 on a GPU that does not, else float32. The loss is scaled under
+        ``float16``, so that small gradients do not become 0.
     flip
         Whether half of the images of a batch are mirrored left to right, drawn anew each time.
     shift

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
-
-import torch
-from torch import Tensor, nn
 
 from trimtab.artifact import FLOAT, Model
 from trimtab.data import Data
 from trimtab.technique import About, Job
+from trimtab_torch.frozen import OnlyThese, entering, gives_outputs
 from trimtab_torch.layers import executed
 from trimtab_torch.settings import Augmented, Inherited
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.trainer import fit_fresh
-from trimtab_torch.training import fit, training_rows, workbench
+from trimtab_torch.training import fit, training_rows
 from trimtab_torch.weights import Kept
 
 __all__ = ["Finetune", "Head", "Scratch"]
-
-SLICE = 512
 
 
 @dataclass(frozen=True)
@@ -121,55 +116,11 @@ class Head(Inherited):
         settings = self.over(child.spec.settings).but(flip=False, shift=0)
         parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)
         name, layer = list(executed(child.network, child.examples(2)).items())[-1]
-        if _gives_outputs(layer, child):
-            entering, kept = _entering(layer, child.network, parts, job), Kept.of(layer)
-            loss = fit(layer, [entering], targets, settings, job, self.about.name, after_step=kept)
+        kept = Kept.of(layer)
+        if gives_outputs(layer, child):
+            alone = [entering(layer, child.network, parts, job)]
+            loss = fit(layer, alone, targets, settings, job, self.about.name, after_step=kept)
         else:
-            last, kept = _OnlyLast(child.network, layer), Kept.of(layer)
+            last = OnlyThese(child.network, [layer])
             loss = fit(last, parts, targets, settings, job, self.about.name, after_step=kept)
         return child.save(job.folder, {"epochs": settings.epochs, "rows": len(rows), "loss": loss, "layer": name})
-
-
-def _gives_outputs(layer: nn.Module, model: FloatModel) -> bool:
-    """Return whether a layer runs once, on one input, and what it gives is what the network gives."""
-    given: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda _m, _inputs, output: given.append(output))
-    try:
-        with torch.inference_mode():
-            outputs = model.network(*model.examples(2))
-    finally:
-        hook.remove()
-    return len(given) == 1 and given[0].shape == outputs.shape and torch.equal(given[0], outputs)
-
-
-def _entering(layer: nn.Module, network: nn.Module, parts: Sequence[Tensor], job: Job) -> Tensor:
-    """Return what enters the layer on all rows."""
-    seen: list[Tensor] = []
-    with workbench(job) as device, torch.no_grad():
-        hook = layer.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0].cpu()))
-        network.to(device).eval()
-        try:
-            for index in torch.split(torch.arange(len(parts[0])), SLICE):
-                network(*(p[index].to(device) for p in parts))
-        finally:
-            hook.remove()
-            network.cpu()
-    return torch.cat(seen)
-
-
-class _OnlyLast(nn.Module):
-    """A network of which one layer learns: the others run as they do in production."""
-
-    def __init__(self, network: nn.Module, layer: nn.Module) -> None:
-        super().__init__()
-        self.network = network.requires_grad_(False)
-        layer.requires_grad_(True)
-
-    def train(self, mode: bool = True) -> _OnlyLast:
-        """Stay in eval mode, so that batch norm keeps its statistics and nothing drops out."""
-        return super().train(False)
-
-    def forward(self, *parts: Tensor) -> Tensor:
-        """Run the network."""
-        outputs: Tensor = self.network(*parts)
-        return outputs

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from trimtab.technique import Job
 from trimtab.window import Schema
 from trimtab_torch.augment import View, pick, require_images
 from trimtab_torch.deadline import Clock
+from trimtab_torch.emphasis import Emphasis
 from trimtab_torch.lesson import Lecture, Lesson
 from trimtab_torch.settings import Loss, Settings
 
@@ -25,6 +28,8 @@ __all__ = ["AfterStep", "fit", "one_cycle", "predict", "training_rows", "workben
 
 MOMENTUM = 0.9
 WARM_UP = 0.3
+SCALE = 2.0**10
+"""That a float16 loss is multiplied by at first, so that small gradients do not become 0; it is adapted later."""
 
 AfterStep = Callable[[int, int], None]
 """Called with the number of steps done and the number of all; what it does to the weights in place holds."""
@@ -100,6 +105,8 @@ def fit(
     where: str,
     lesson: Lesson | None = None,
     after_step: AfterStep | None = None,
+    emphasis: Emphasis | None = None,
+    rates: Mapping[nn.Parameter, float] | None = None,
 ) -> float:
     """Train ``network`` in place: SGD with Nesterov momentum, one cycle; give it back in eval mode.
 
@@ -115,6 +122,10 @@ def fit(
         A teacher on the same rows, to learn from beside the labels.
     after_step
         Called after every step, without gradients: to hold weights in a form that training would leave.
+    emphasis
+        How much each row counts; None: all alike.
+    rates
+        Factor of the learning rate of some weights; of others it is 1.
 
     Returns
     -------
@@ -133,8 +144,9 @@ def fit(
         _lay_out(network.to(device), torch.channels_last)
         placed = [p.to(device) for p in parts]
         lecture = Lecture(lesson, network.eval(), placed, settings, device) if lesson else None
+        beside = _Beside(lecture, after_step, emphasis, rates or {})
         try:
-            return _epochs(network.train(), placed, labels.to(device), settings, job, where, lecture, after_step)
+            return _epochs(network.train(), placed, labels.to(device), settings, job, where, beside)
         finally:
             if lecture:
                 lecture.close()
@@ -148,6 +160,16 @@ def _lay_out(network: nn.Module, layout: torch.memory_format) -> None:
             weight.data = weight.data.contiguous(memory_format=layout)
 
 
+@dataclass(frozen=True)
+class _Beside:
+    """What a training has beside rows and settings, as :func:`fit` was given it."""
+
+    lecture: Lecture | None
+    after_step: AfterStep | None
+    emphasis: Emphasis | None
+    rates: Mapping[nn.Parameter, float]
+
+
 def _epochs(
     network: nn.Module,
     parts: Sequence[Tensor],
@@ -155,36 +177,41 @@ def _epochs(
     settings: Settings,
     job: Job,
     where: str,
-    lecture: Lecture | None,
-    after_step: AfterStep | None,
+    beside: _Beside,
 ) -> float:
+    lecture, emphasis = beside.lecture, beside.emphasis
     weights = [p for p in network.parameters() if p.requires_grad] + (lecture.weights if lecture else [])
-    sgd = torch.optim.SGD(weights, lr=0.0, momentum=MOMENTUM, nesterov=True, weight_decay=settings.weight_decay)
+    paced = _paced(weights, beside.rates)
+    sgd = torch.optim.SGD(paced, lr=0.0, momentum=MOMENTUM, nesterov=True, weight_decay=settings.weight_decay)
     draws = torch.Generator().manual_seed(job.seed)
     clock = Clock(job.deadline, where, settings.epochs)
-    half = torch.autocast(labels.device.type, torch.bfloat16, enabled=_halves(network, settings, labels.device))
+    dtype = _half(network, settings, labels.device)
+    half = torch.autocast(labels.device.type, dtype or torch.bfloat16, enabled=dtype is not None)
+    scaler = torch.amp.GradScaler(labels.device.type, init_scale=SCALE, enabled=dtype is torch.float16)
     steps, step, mean = settings.epochs * len(_batches(torch.arange(len(labels)), settings)), 0, math.nan
     for epoch in range(settings.epochs):
         losses: list[Tensor] = []
-        for batch in _batches(torch.randperm(len(labels), generator=draws), settings):
+        for batch in _batches(_order(len(labels), emphasis, draws), settings):
             clock.check(epoch)
             index, view = batch.to(labels.device), View.draw(settings, len(batch), draws)
-            sgd.param_groups[0]["lr"] = settings.learning_rate * one_cycle(step, steps)
+            for group in sgd.param_groups:
+                group["lr"] = group["factor"] * settings.learning_rate * one_cycle(step, steps)
             with half:
                 outputs = network(*pick(parts, index, view)).float()
-            loss = _loss(outputs, labels[index], settings.loss)
+            loss = _loss(outputs, labels[index], settings.loss, emphasis.of(batch) if emphasis else None)
             if lecture:
                 with half:
                     lecture.ask(index, view)
                 loss = lecture.loss(outputs, loss)
             sgd.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            sgd.step()
+            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.step(sgd)
+            scaler.update()
             losses.append(loss.detach())
             step += 1
-            if after_step:
+            if beside.after_step:
                 with torch.no_grad():
-                    after_step(step, steps)
+                    beside.after_step(step, steps)
         mean = float(torch.stack(losses).mean())
         _require_finite(mean, epoch, settings, where)
         if epoch == 0:
@@ -192,10 +219,34 @@ def _epochs(
     return mean
 
 
-def _loss(outputs: Tensor, labels: Tensor, kind: Loss) -> Tensor:
+def _paced(weights: Sequence[nn.Parameter], rates: Mapping[nn.Parameter, float]) -> list[dict[str, Any]]:
+    """Group weights by the factor of their learning rate."""
+    factors = [rates.get(weight, 1.0) for weight in weights]
+    return [
+        {"params": [w for w, own in zip(weights, factors, strict=True) if own == factor], "factor": factor}
+        for factor in dict.fromkeys(factors)
+    ]
+
+
+def _order(rows: int, emphasis: Emphasis | None, draws: torch.Generator) -> Tensor:
+    """Return the rows of one epoch in the order in which they are learnt from."""
+    drawn = emphasis.draw(draws) if emphasis else None
+    return torch.randperm(rows, generator=draws) if drawn is None else drawn
+
+
+def _loss(outputs: Tensor, labels: Tensor, kind: Loss, weights: Tensor | None) -> Tensor:
+    """Return the mean loss of a batch, or its weighted mean."""
+    reduction = "mean" if weights is None else "none"
     if kind == "cross_entropy":
-        return functional.cross_entropy(outputs, labels)
-    return functional.mse_loss(outputs, labels) if kind == "squared" else functional.huber_loss(outputs, labels)
+        loss = functional.cross_entropy(outputs, labels, reduction=reduction)
+    elif kind == "squared":
+        loss = functional.mse_loss(outputs, labels, reduction=reduction)
+    else:
+        loss = functional.huber_loss(outputs, labels, reduction=reduction)
+    if weights is None:
+        return loss
+    placed = weights.to(loss.device)
+    return (loss.flatten() * placed).sum() / placed.sum()
 
 
 def _require_finite(mean: float, epoch: int, settings: Settings, where: str) -> None:
@@ -207,11 +258,15 @@ def _require_finite(mean: float, epoch: int, settings: Settings, where: str) -> 
         )
 
 
-def _halves(network: nn.Module, settings: Settings, device: torch.device) -> bool:
-    """Return whether the forward pass is to be bfloat16."""
+def _half(network: nn.Module, settings: Settings, device: torch.device) -> torch.dtype | None:
+    """Return the half precision of the forward pass; None where it is to be float32."""
     if settings.precision != "auto":
-        return settings.precision == "bfloat16"
-    return _native_bfloat16(device) and any(isinstance(m, _ConvNd) for m in network.modules())
+        return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(settings.precision)
+    if not any(isinstance(m, _ConvNd) for m in network.modules()):
+        return None
+    if _native_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else None
 
 
 def _native_bfloat16(device: torch.device) -> bool:
