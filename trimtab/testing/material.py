@@ -21,7 +21,7 @@ from trimtab.data import Data, Role, Rows
 from trimtab.errors import PluginError
 from trimtab.monitor import Sample
 from trimtab.runtime import Runtime
-from trimtab.technique import About, Job, Technique, Trainer
+from trimtab.technique import About, Job, Technique, Trainer, untrained
 from trimtab.testing.promise import require
 from trimtab.window import Feature, Schema
 
@@ -301,9 +301,9 @@ def shared_material(format: str | None = None) -> Material:
     Parameters
     ----------
     format
-        That a technique takes. Where an installed trainer gives it, the model is that trainer's with the settings that
-        it has by itself, and what exports it is the first installed technique that brings it into a format
-        of the material's runtime; else it is a network.
+        That a technique takes. Where an installed trainer fits models in it, the model is that trainer's with
+        the settings that it has by itself, and what exports it is the first installed technique that brings
+        it into a format of the material's runtime; else it is a network.
     """
     return _material(_trainer_of(format))
 
@@ -320,11 +320,11 @@ def _material(trainer: str | None) -> Material:
 
 
 def _trainer_of(format: str | None) -> str | None:
-    """Return the installed trainer of classifiers that gives a format; None for that of the networks."""
+    """Return the installed trainer that fits classifiers in a format; None for that of the networks."""
     for name in discover.installed("trainers") if format != FLOAT else ():
         with contextlib.suppress(PluginError):  # as above
             found = discover.find("trainers", name)
-            if found.gives == format and found.task == "classification":
+            if found.gives == format and found.task == "classification" and not untrained(found):
                 return name
     return None
 
