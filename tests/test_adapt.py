@@ -27,6 +27,7 @@ from trimtab.window import Feature, Schema
 from trimtab_torch.classifier import Classifier
 from trimtab_torch.emphasis import balance
 from trimtab_torch.fewshot import FewShot
+from trimtab_torch.networks import Mlp
 from trimtab_torch.rebalance import Rebalance
 from trimtab_torch.recalibrate import Recalibrate
 from trimtab_torch.regressor import Regressor
@@ -85,6 +86,22 @@ def test_frozen_layers_keep_every_weight_and_figure_to_the_last_bit(digits: Benc
     frozen = {name for group in made.facts["groups"][:-1] for name in group}
     assert {"stem.0", "stem.1"} <= frozen
     assert any("running_mean" in name for name in before if name.removeprefix("network.").startswith("stem"))
+
+
+def fixed_first(inputs: int, outputs: int) -> Mlp:
+    """A network that holds its first layer fixed by itself."""
+    network = Mlp(inputs=inputs, outputs=outputs)
+    network.body[0].requires_grad_(False)
+    return network
+
+
+def test_what_the_network_itself_holds_fixed_never_thaws(prices: tuple[Bench, Model]) -> None:
+    bench, _ = prices
+    model = Regressor(f"{__name__}:fixed_first", epochs=1).fit(bench.data, bench.job())
+    made = Transfer(epochs=1, thaw_epochs=2).apply(model, bench.data, bench.job())
+    before, after = tensors(model), tensors(made)
+    assert torch.equal(before["network.body.0.weight"], after["network.body.0.weight"])
+    assert not torch.equal(before["network.head.weight"], after["network.head.weight"])
 
 
 def test_what_thaws_learns_the_more_slowly_the_earlier_it_runs(digits: Bench, champion: Model) -> None:

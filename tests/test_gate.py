@@ -518,6 +518,27 @@ def test_gaps_that_hold_are_told_together_and_those_of_few_rows_are_unknown() ->
     assert bare.reasons[0] == "gate.max_gap_rise is set, but data.segments names no column"
 
 
+def off_by(in_a: float, in_b: float) -> Scores:
+    """A regression that is off by so much in either half of the rows."""
+    where = np.array(["site=a"] * ROWS + ["site=b"] * ROWS)[:, None]
+    off = np.where(where[:, 0] == "site=a", in_a, in_b).astype(np.float32)
+    judged = Answers(off[:, None], np.zeros(2 * ROWS), np.arange(2 * ROWS, dtype=np.uint64), where)
+    return Scores(judged, NOTHING, AS_FAST, 1000)
+
+
+def test_an_error_s_gap_is_a_multiple_and_a_lead_in_it_may_be_lost() -> None:
+    gate = Gate(max_gap_rise=0.05)
+    level = judge(off_by(0.99, 1.01), off_by(1.4, 0.5), gate, metric=Rmse())
+    assert level.outcome is Outcome.PASSED
+    assert level.gains == ("quality", "quality where site=a")
+    wider = judge(off_by(0.6, 1.2), off_by(1.4, 0.5), gate, metric=Rmse())
+    assert wider.outcome is Outcome.REJECTED
+    gap = next(reason for reason in wider.reasons if reason.startswith("rmse gap where site=b rose"))
+    before, after = (float(part) for part in gap.split("from ")[1].split(", on")[0].split(" to "))
+    assert before == pytest.approx(0.5 / math.sqrt((1.4**2 + 0.5**2) / 2), rel=1e-3)
+    assert float(gap.split("rose by ")[1].split(" %")[0]) == pytest.approx(100 * (after / before - 1), rel=1e-3)
+
+
 @given(before=st.integers(50, 95), after=st.integers(50, 95), lost=st.integers(0, 30))
 @settings(max_examples=40, deadline=None)
 def test_a_wider_gap_never_helps(before: int, after: int, lost: int) -> None:

@@ -139,53 +139,98 @@ def test_every_family_is_stored_without_a_pickle_and_comes_back_the_same(claims:
     assert (answers.argmax(axis=1) == claims.rows.labels).mean() > 0.65
 
 
-@pytest.fixture
-def altered(forest: Model, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], None]], Model]:
-    """A forest in whose file something was changed."""
-
-    def alter(change: Callable[[dict[str, Any]], None]) -> Model:
-        folder = tmp_path / "altered"
-        folder.mkdir()
-        for path in forest.folder.iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
-        with zipfile.ZipFile(folder / "estimator.skops") as file:
-            content: dict[str, Any] = {name: file.read(name) for name in file.namelist()}
-        content["schema.json"] = json.loads(content["schema.json"])
-        change(content)
-        content["schema.json"] = json.dumps(content["schema.json"]).encode()
-        with zipfile.ZipFile(folder / "estimator.skops", "w") as file:
-            for name, value in content.items():
-                file.writestr(name, value)
-        return Model.at(folder, "sklearn")
-
-    return alter
+Content = dict[str, Any]
 
 
-def test_a_file_that_names_another_type_runs_nothing(altered: Any, tmp_path: Path) -> None:
-    def change(content: dict[str, Any]) -> None:
-        content["schema.json"]["__module__"], content["schema.json"]["__class__"] = "tests.estimators", "Doubling"
+def altered(model: Model, folder: Path, change: Callable[[Content], None], spec: dict[str, Any] | None = None) -> Model:
+    """Return a copy of a model in whose files something was changed."""
+    folder.mkdir()
+    for path in model.folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    with zipfile.ZipFile(folder / "estimator.skops") as file:
+        content: Content = {name: file.read(name) for name in file.namelist()}
+    content["schema.json"] = json.loads(content["schema.json"])
+    change(content)
+    content["schema.json"] = json.dumps(content["schema.json"]).encode()
+    with zipfile.ZipFile(folder / "estimator.skops", "w") as file:
+        for name, value in content.items():
+            file.writestr(name, value)
+    told = json.loads((folder / "spec.json").read_text())
+    (folder / "spec.json").write_text(json.dumps(told | (spec or {})))
+    return Model.at(folder, "sklearn")
 
-    with pytest.raises(ArtifactError, match=r"cannot be read as an estimator: .*tests\.estimators\.Doubling"):
-        Fitted.load(altered(change))
 
+def in_first_node(column: str, value: int) -> Callable[[Content], None]:
+    """Alter the root of the first tree that has such a column."""
 
-@pytest.mark.parametrize(("column", "value"), [("left_child", 100_000), ("right_child", 0), ("feature", 99)])
-def test_a_tree_whose_nodes_point_nowhere_is_refused_before_it_is_asked(altered: Any, column: str, value: int) -> None:
-    def change(content: dict[str, Any]) -> None:
+    def change(content: Content) -> None:
         for name, held in content.items():
-            if (
-                name.endswith(".npy")
-                and (array := np.load(io.BytesIO(held))).dtype.names
-                and column in array.dtype.names
-            ):
+            if not name.endswith(".npy"):
+                continue
+            array = np.load(io.BytesIO(held))
+            if array.dtype.names and column in array.dtype.names:
                 array[column][0] = value
                 buffer = io.BytesIO()
                 np.save(buffer, array)
                 content[name] = buffer.getvalue()
                 return
+        raise AssertionError(f"no tree has {column}")
 
+    return change
+
+
+def settings_of(node: Any, kind: str) -> dict[str, Any]:
+    """Return the description of the first object of a type in what skops wrote."""
+    if isinstance(node, dict) and node.get("__class__") == kind and "content" in node:
+        return node
+    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return next((found for v in inner if (found := settings_of(v, kind))), {})
+
+
+def test_a_file_that_names_another_type_runs_nothing(forest: Model, tmp_path: Path) -> None:
+    def change(content: Content) -> None:
+        content["schema.json"]["__module__"], content["schema.json"]["__class__"] = "tests.estimators", "Doubling"
+
+    with pytest.raises(ArtifactError, match=r"cannot be read as an estimator: .*tests\.estimators\.Doubling"):
+        Fitted.load(altered(forest, tmp_path / "altered", change))
+
+
+@pytest.mark.parametrize(
+    ("family", "column", "value"),
+    [
+        ("random_forest", "left_child", 100_000),
+        ("random_forest", "right_child", 0),
+        ("random_forest", "feature", 4),
+        ("gradient_boosting", "feature", 4),
+        ("hist_gradient_boosting", "left", 100_000),
+        ("hist_gradient_boosting", "feature_idx", 4),
+    ],
+)
+def test_a_tree_whose_nodes_point_nowhere_is_refused_before_it_is_asked(
+    numbers: Table, tmp_path: Path, family: str, column: str, value: int
+) -> None:
+    model = numbers.parent(Classifier(family=family, arguments=FEW[family]))
     with pytest.raises(ArtifactError, match=r"a tree.* not there"):
-        Fitted.load(altered(change))
+        Fitted.load(altered(model, tmp_path / "altered", in_first_node(column, value)))
+
+
+def test_a_tree_that_splits_by_categories_is_refused(numbers: Table, tmp_path: Path) -> None:
+    model = numbers.parent(Classifier(family="hist_gradient_boosting", arguments={"max_iter": 2}))
+    with pytest.raises(ArtifactError, match="splits by categories"):
+        Fitted.load(altered(model, tmp_path / "altered", in_first_node("is_categorical", 1)))
+
+
+def test_a_boosting_with_more_trees_than_values_is_refused(numbers: Table, tmp_path: Path) -> None:
+    """scikit-learn writes what they answer beyond the end of the rows' values."""
+    model = numbers.parent(Classifier(family="gradient_boosting", arguments={"n_estimators": 2}))
+
+    def change(content: Content) -> None:
+        boosting = settings_of(content["schema.json"], "GradientBoostingClassifier")
+        for stage in boosting["content"]["content"]["estimators_"]["content"]:
+            stage["content"].append(stage["content"][0])
+
+    with pytest.raises(ArtifactError, match="more or fewer trees in a stage than it has values"):
+        Fitted.load(altered(model, tmp_path / "altered", change))
 
 
 def test_a_damaged_file_and_another_version_are_told(forest: Model, tmp_path: Path) -> None:
@@ -203,6 +248,45 @@ def test_only_the_factory_that_the_project_names_is_called(claims: Table) -> Non
     model = claims.parent(Classifier(factory="tests.estimators:logistic"))
     with pytest.raises(ArtifactError, match="the project names 'mine:build'"):
         Fitted.load(model, "mine:build")
+
+
+def unchanged(_content: Content) -> None:
+    """Leave the estimator's file as it is."""
+
+
+def test_a_spec_that_names_a_factory_runs_nothing_where_the_project_names_none(numbers: Table, tmp_path: Path) -> None:
+    trainer, there = Classifier(family="decision_tree"), tmp_path / "there"
+    call = {"args": ["touch", str(there)]}
+    spec = {"factory": "subprocess:check_output", "family": None, "arguments": call}
+    model = altered(numbers.parent(trainer), tmp_path / "altered", unchanged, spec)
+    for technique in (Fit(), Tune(trials=1)):
+        for training in ({}, dataclasses.asdict(trainer)):
+            with pytest.raises(ArtifactError, match="'subprocess:check_output', which the project does not name"):
+                numbers.apply(technique, model, training=training)
+    assert not there.exists()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"family": "oak"},
+        {"factory": ["os", "system"]},
+        {"tuned": "all"},
+        {"asked": {"family": "linear"}},
+        {"schema": 1},
+    ],
+)
+def test_a_spec_of_something_else_is_told(forest: Model, tmp_path: Path, spec: dict[str, Any]) -> None:
+    with pytest.raises(ArtifactError, match=r"spec\.json is no spec of an estimator"):
+        Fitted.load(altered(forest, tmp_path / "altered", unchanged, spec))
+
+
+def test_what_was_tuned_for_parts_that_are_gone_is_told(numbers: Table, tmp_path: Path) -> None:
+    model = altered(
+        numbers.parent(Classifier(family="linear")), tmp_path / "altered", unchanged, {"tuned": {"model__C": 2.0}}
+    )
+    with pytest.raises(PluginError, match=r"what sklearn\.tune found earlier, .*model__C.* change model\.arguments"):
+        numbers.apply(Fit(), model)
 
 
 @pytest.mark.parametrize(
@@ -460,11 +544,20 @@ def test_what_was_chosen_and_tuned_stays_until_the_project_asks_for_something_el
     assert numbers.apply(Fit(), again, **other).facts["estimator"] == "DecisionTreeClassifier"
 
 
+def test_arguments_are_those_of_the_family_that_is_taken_where_none_is_named(numbers: Table) -> None:
+    trainer = Classifier(arguments={"n_estimators": 3})
+    model, asked = numbers.parent(trainer), {"training": dataclasses.asdict(trainer)}
+    assert numbers.apply(Fit(family="random_forest"), model, **asked).facts["trees"] == 3
+    assert numbers.apply(Fit(family="extra_trees"), model, **asked).facts["trees"] == 100
+
+
 def test_tuning_finds_what_a_poor_setting_hid(claims: Table) -> None:
     trainer = Classifier(factory="tests.estimators:logistic", arguments={"strength": 1e-4})
     model = claims.parent(trainer)
     ranges = {"estimator__C": {"low": 1e-4, "high": 100.0, "log": True}}
-    tuned, again = (claims.apply(Tune(trials=6, folds=2, ranges=ranges), model) for _ in range(2))
+    tuned, again = (
+        claims.apply(Tune(trials=6, folds=2, ranges=ranges), model, factory=trainer.factory) for _ in range(2)
+    )
     assert tuned.digest == again.digest
     assert tuned.facts["trials"] == 6
     assert tuned.facts["loss"] < tuned.facts["loss_before"] - 0.05

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+import numpy as np
+
 from trimtab.benchmark import Change
 from trimtab.intervals import Interval
 from trimtab.metric import Metric, utility
@@ -62,7 +64,7 @@ def on_gaps(metric: Metric, changes: Mapping[str, Change], whole: Change, margin
     for name, change in changes.items():
         gap = _gap(change, whole)
         if _behind(metric, change.after, whole.after):
-            allowed = margin + _ahead(metric, change, whole)
+            allowed = _allowed(metric, change, whole, margin)
             rulings.append(replace(on_quality(f"{metric.name} gap where {name}", gap, allowed), gain=None))
         if _behind(metric, change.before, whole.before) and change.gain.low > 0 and gap.gain.value > 0:
             said = change.said(f"{metric.name} where {name}")
@@ -75,26 +77,42 @@ def _behind(metric: Metric, segment: float, whole: float) -> bool:
     return utility(metric, segment) < utility(metric, whole)
 
 
-def _ahead(metric: Metric, segment: Change, whole: Change) -> float:
-    """Return by how much the champion is ahead in a segment: losing that lead, others rising, opens no gap."""
-    if _behind(metric, segment.before, whole.before):
-        return 0.0
-    lead = _apart(segment.before, whole.before, segment) - (1.0 if segment.relative else 0.0)
-    return abs(lead) if math.isfinite(lead) else 0.0
+def _allowed(metric: Metric, segment: Change, whole: Change, margin: float) -> float:
+    """Return how far a gap may rise: where the champion is ahead, losing that lead, others rising, opens none."""
+    lead = _apart(segment.before, whole.before, segment)
+    if _behind(metric, segment.before, whole.before) or not math.isfinite(lead):
+        return margin
+    if segment.relative:
+        return (1 + margin) / lead - 1 if lead > 0 else margin
+    return margin - lead
 
 
 def _gap(segment: Change, whole: Change) -> Change:
     """Return how the gap between a segment and all rows changed; a gain where it became smaller.
 
     The interval of a difference follows from those of its two parts (Zou and Donner 2008), taken as independent:
-    they share the segment's rows, so that it comes out too wide rather than too narrow.
+    they share the segment's rows, so that it comes out too wide rather than too narrow. Of a relative metric it is
+    the difference of logarithms: the gap is a multiple.
     """
-    a, b = segment.gain, whole.gain
+    a, b = (_logarithms(c.gain) if segment.relative else c.gain for c in (segment, whole))
     low = a.value - b.value - math.hypot(a.value - a.low, b.high - b.value)
     high = a.value - b.value + math.hypot(a.high - a.value, b.value - b.low)
     before, after = (_apart(getattr(segment, when), getattr(whole, when), segment) for when in ("before", "after"))
     interval = Interval(a.value - b.value, low, high)
-    return replace(segment, before=before, after=after, gain=interval, larger_is_better=False)
+    gain = _fractions(interval) if segment.relative else interval
+    return replace(segment, before=before, after=after, gain=gain, larger_is_better=False)
+
+
+def _logarithms(gain: Interval) -> Interval:
+    """Return by how much an error's logarithm fell, where the error fell by these fractions."""
+    parts = (math.inf if part >= 1 else -math.log1p(-part) for part in (gain.value, gain.low, gain.high))
+    return Interval(*parts)
+
+
+def _fractions(fall: Interval) -> Interval:
+    """Return what :func:`_logarithms` was given."""
+    with np.errstate(over="ignore"):
+        return Interval(*(float(-np.expm1(-part)) for part in (fall.value, fall.low, fall.high)))
 
 
 def _apart(segment: float, whole: float, change: Change) -> float:

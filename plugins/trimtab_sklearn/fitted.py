@@ -78,7 +78,7 @@ class Spec:
         Raises
         ------
         PluginError
-            When the factory raises or gives no estimator for the task.
+            When the factory raises or gives no estimator for the task, or one without what was tuned.
         """
         made = self._made()
         settled = {"random_state": seed, "n_jobs": None}
@@ -86,7 +86,14 @@ class Spec:
             setting = name.rpartition("__")[2]
             if setting in settled and not (setting == "random_state" and value is not None):
                 made.set_params(**{name: settled[setting]})
-        return made.set_params(**self.tuned)
+        try:
+            return made.set_params(**self.tuned)
+        except ValueError as error:
+            raise PluginError(
+                f"what sklearn.tune found earlier, {dict(self.tuned)}, does not fit the estimator any more: "
+                f"{' '.join(str(error).split())[:300]}; name its parts as before, or change model.arguments, and what "
+                "was tuned is dropped"
+            ) from error
 
     def _made(self) -> BaseEstimator:
         if self.factory is None:
@@ -181,6 +188,7 @@ def read_spec(model: Model, factory: str | None) -> tuple[Spec, str]:
             )
         parts = {name: described[name] for name in (*ASKED, "tuned", "asked")}
         spec = Spec(**parts, schema=Schema.model_validate(described["schema"]))
+        _check_types(spec)
     except (KeyError, TypeError, ValidationError) as error:
         raise ArtifactError(f"{model.folder / SPEC} is no spec of an estimator: {error!r}"[:500]) from error
     if factory is not None and spec.factory not in (None, factory):
@@ -189,6 +197,17 @@ def read_spec(model: Model, factory: str | None) -> tuple[Spec, str]:
             "its files were altered, or model.factory was; set model.factory back, or begin a new project"
         )
     return spec, str(described.get("sklearn"))
+
+
+def _check_types(spec: Spec) -> None:
+    """Raise a TypeError for what no spec of ours holds."""
+    if not isinstance(spec.factory, str | None):
+        raise TypeError(f"factory {spec.factory!r}")
+    if spec.family is not None and spec.family not in families.FAMILIES:
+        raise TypeError(f"family {spec.family!r}")
+    for name in ("arguments", "tuned", "asked"):
+        if not isinstance(held := getattr(spec, name), Mapping) or (name == "asked" and set(held) != set(ASKED)):
+            raise TypeError(f"{name} {held!r}")
 
 
 def today(model: Model, job: Job, family: str | None = None) -> Spec:
@@ -201,14 +220,25 @@ def today(model: Model, job: Job, family: str | None = None) -> Spec:
     ----------
     family
         To build instead.
+
+    Raises
+    ------
+    ArtifactError
+        When the file names a factory that the project does not: it is never called.
     """
     before, _ = read_spec(model, job.factory)
     asked = {name: job.training[name] for name in ASKED} if job.training else before.asked
     if family is not None:
-        arguments = asked["arguments"] if asked["family"] == family else {}
+        named = asked["family"] or (families.DEFAULT if asked["factory"] is None else None)
+        arguments = asked["arguments"] if named == family else {}
         tuned = before.tuned if (before.family, before.arguments) == (family, arguments) else {}
         return Spec(None, family, arguments, job.schema, tuned, asked)
     if asked == before.asked:
+        if before.factory not in (None, job.factory):
+            raise ArtifactError(
+                f"the model in {model.folder} asks for the factory {before.factory!r}, which the project does not "
+                "name: its files were altered, or model.factory was; set model.factory back, or begin a new project"
+            )
         return replace(before, schema=job.schema)
     return Spec(**asked, schema=job.schema, asked=asked)
 

@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import numpy.typing as npt
 import sklearn
 import skops.io
 from sklearn.base import BaseEstimator
+from sklearn.ensemble._gb import BaseGradientBoosting
 from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
+from sklearn.tree import DecisionTreeRegressor
 from sklearn.tree._tree import Tree
 
 from trimtab.errors import ArtifactError, PluginError
@@ -120,8 +122,11 @@ def read(path: Path, version: str) -> BaseEstimator:
         )
     try:
         estimator: BaseEstimator = skops.io.load(path, trusted=list(TRUSTED))
-        for tree in _trees(estimator):
-            _check(tree)
+        for part, width in _parts(estimator):
+            if isinstance(part, BaseGradientBoosting):
+                _check_stages(part)
+            else:
+                _check(part, width)
     except Exception as error:  # of a damaged archive, an untrusted type, or a state that does not fit
         raise ArtifactError(
             f"{path} cannot be read as an estimator: {' '.join(str(error).split())[:300]}; restore it"
@@ -129,36 +134,40 @@ def read(path: Path, version: str) -> BaseEstimator:
     return estimator
 
 
-def _trees(value: Any, seen: set[int] | None = None) -> Iterator[Tree | TreePredictor]:
+def _parts(
+    value: Any, width: Any = None, seen: set[tuple[int, Any]] | None = None
+) -> Iterator[tuple[Tree | TreePredictor | BaseGradientBoosting, Any]]:
+    """Yield every tree, with the number of features that the estimator around it reads, and every boosting of trees."""
     seen = set() if seen is None else seen
-    if id(value) in seen:
+    if (id(value), width) in seen:  # a file may put one tree into several estimators
         return
-    seen.add(id(value))
-    if isinstance(value, Tree | TreePredictor):
-        yield value
-    elif isinstance(value, np.ndarray):
-        yield from itertools.chain.from_iterable(
-            _trees(v, seen) for v in (value.ravel() if value.dtype == object else ())
-        )
+    seen.add((id(value), width))
+    inner: Iterable[Any] = ()
+    if isinstance(value, np.ndarray):
+        inner = value.ravel() if value.dtype == object else ()
     elif isinstance(value, Mapping):
-        yield from itertools.chain.from_iterable(_trees(v, seen) for v in value.values())
+        inner = value.values()
     elif isinstance(value, list | tuple):
-        yield from itertools.chain.from_iterable(_trees(v, seen) for v in value)
+        inner = value
     elif hasattr(value, "__dict__"):
-        yield from _trees(vars(value), seen)
+        width, inner = vars(value).get("n_features_in_", width), vars(value).values()
+    yield from itertools.chain.from_iterable(_parts(v, width, seen) for v in inner)
+    if isinstance(value, Tree | TreePredictor | BaseGradientBoosting):  # a boosting is asked, after what is in it
+        yield value, width
 
 
-def _check(tree: Tree | TreePredictor) -> None:
-    """Raise a ValueError unless every child of a node comes after it and is there, and no feature is below 0."""
+def _check(tree: Tree | TreePredictor, width: int) -> None:
+    """Raise a ValueError unless a tree's children come after their node and are there, and its features too."""
     if isinstance(tree, Tree):
         inner, features = tree.children_left != -1, tree.feature
-        children, width = (tree.children_left, tree.children_right), tree.n_features
+        children, width = (tree.children_left, tree.children_right), min(width, tree.n_features)
+        if tree.value.size < len(inner):
+            raise ValueError("a tree's node has no value")
     else:
         nodes = tree.nodes
         inner, features, children = nodes["is_leaf"] == 0, nodes["feature_idx"], (nodes["left"], nodes["right"])
-        width = None
-        if (nodes["is_categorical"][inner] != 0).any() and not _bitsets_fit(tree, inner):
-            raise ValueError("a tree's categories point beyond its bitsets")
+        if (nodes["is_categorical"] != 0).any():
+            raise ValueError("a tree splits by categories, which no stored tree does")
     if not len(inner):
         raise ValueError("a tree has no node")
     places = np.flatnonzero(inner)
@@ -166,10 +175,15 @@ def _check(tree: Tree | TreePredictor) -> None:
         if not ((side[inner].astype(np.int64) > places) & (side[inner] < len(inner))).all():
             raise ValueError("a tree's node has a child that is not there")
     used: npt.NDArray[Any] = features[inner]
-    if (used < 0).any() or (width is not None and (used >= width).any()):
+    if (used < 0).any() or (used >= width).any():
         raise ValueError("a tree asks for a feature that is not there")
 
 
-def _bitsets_fit(tree: TreePredictor, inner: npt.NDArray[np.bool_]) -> bool:
-    rows = tree.nodes["bitset_idx"][inner & (tree.nodes["is_categorical"] != 0)]
-    return bool((rows < min(len(tree.raw_left_cat_bitsets), len(tree.binned_left_cat_bitsets))).all())
+def _check_stages(boosting: BaseGradientBoosting) -> None:
+    """Raise a ValueError unless the trees of a boosting read its rows and answer as many values as it adds up."""
+    blank = np.zeros((1, boosting.n_features_in_), np.float32)
+    if boosting.estimators_.shape[1:] != boosting._raw_predict_init(blank).shape[1:]:
+        raise ValueError("a boosting has more or fewer trees in a stage than it has values")
+    for tree in boosting.estimators_.ravel():
+        if not isinstance(tree, DecisionTreeRegressor) or tree.n_features_in_ != boosting.n_features_in_:
+            raise ValueError("a boosting's tree asks for a feature that is not there")

@@ -49,18 +49,19 @@ class OnlyThese(nn.Module):
     Parameters
     ----------
     network
-        Whose weights from now on need gradients in those layers alone.
+        Whose weights from now on need gradients in those layers alone; what needed none before needs none there.
     learning
         Modules of the network; only their own weights learn, not those of what they hold.
     """
 
     def __init__(self, network: nn.Module, learning: Iterable[nn.Module]) -> None:
         super().__init__()
+        may_learn = {weight for weight in network.parameters() if weight.requires_grad}
         self.network = network.requires_grad_(False)
         self._learning = list(learning)
         for module in self._learning:
             for weight in module.parameters(recurse=False):
-                weight.requires_grad_(True)
+                weight.requires_grad_(weight in may_learn)
 
     def train(self, mode: bool = True) -> OnlyThese:
         """Put the learning layers into train mode; the others stay, so that batch norm keeps its statistics there."""

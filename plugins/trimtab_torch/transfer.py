@@ -92,8 +92,10 @@ class Transfer(Augmented):
         groups = layer_groups(child.network, child.examples(2), self.groups)
         names = {module: name for name, module in child.network.named_modules()}
         thaw = settings.epochs if self.thaw_epochs is None else self.thaw_epochs
-        loss = math.nan
+        loss, may_learn = math.nan, [weight for weight in child.network.parameters() if weight.requires_grad]
         for stage, (learning, epochs) in enumerate(stages(len(groups), settings.epochs, thaw)):
+            for weight in may_learn:  # what the network itself holds fixed never thaws
+                weight.requires_grad_(True)
             loss = self._train(child.network, groups, learning, parts, targets, settings.but(epochs=epochs), job, stage)
         facts = {"epochs": settings.epochs, "thaw_epochs": thaw, "rows": len(rows), "loss": loss}
         return child.save(job.folder, facts | {"groups": [[names[m] for m in group] for group in groups]})
@@ -118,7 +120,7 @@ class Transfer(Augmented):
             for weight in module.parameters(recurse=False)
         }
         whole = learning == len(groups)
-        view = network.requires_grad_(True) if whole else OnlyThese(network, [m for group in thawed for m in group])
+        view = network if whole else OnlyThese(network, [m for group in thawed for m in group])
         own = replace(job, seed=job.seed + stage)
         kept = Kept.of(network)
         return fit(view, parts, targets, settings, own, self.about.name, after_step=kept, rates=rates)
