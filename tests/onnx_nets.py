@@ -19,7 +19,7 @@ from trimtab.artifact import ONNX, Model
 from trimtab.data import Data, Role, Rows
 from trimtab.window import Feature, Schema
 
-__all__ = ["Net", "attention", "cnn", "mlp", "node", "save"]
+__all__ = ["Net", "attention", "cnn", "fitted", "mlp", "node", "save"]
 
 CLASSES = 3
 ROWS = 500
@@ -89,7 +89,7 @@ def mlp(folder: Path, change: Callable[[dict[str, npt.NDArray[Any]]], None] = la
     labels = (values @ rng.normal(size=(6, CLASSES))).argmax(axis=1)
     frame = pd.DataFrame(values * 50 + OFFSET, columns=list("abcdef")).assign(y=labels)
     schema = Schema.freeze({name: Feature() for name in "abcdef"}, frame, label="y")
-    return _fitted(folder, schema, frame, nodes, {"numeric": ["n", 6]}, weights)
+    return fitted(folder, schema, frame, nodes, {"numeric": ["n", 6]}, weights)
 
 
 def cnn(folder: Path) -> Net:
@@ -118,7 +118,7 @@ def cnn(folder: Path) -> Net:
         images[row, 0, 2 * label : 2 * label + 3, 2:6] += 2
     frame = pd.DataFrame({"image": [i.ravel() for i in images], "y": labels})
     schema = Schema.freeze({"image": Feature(kind="tensor", shape=(1, 8, 8))}, frame, label="y")
-    return _fitted(folder, schema, frame, nodes, {"image": ["n", 1, 8, 8]}, weights)
+    return fitted(folder, schema, frame, nodes, {"image": ["n", 1, 8, 8]}, weights)
 
 
 def attention(folder: Path) -> Net:
@@ -142,21 +142,22 @@ def attention(folder: Path) -> Net:
     values[np.arange(ROWS), :, labels] += 1.5
     frame = pd.DataFrame({"sequence": [v.ravel() for v in values], "y": labels})
     schema = Schema.freeze({"sequence": Feature(kind="tensor", shape=(5, 16))}, frame, label="y")
-    return _fitted(folder, schema, frame, nodes, {"sequence": ["n", 5, 16]}, weights)
+    return fitted(folder, schema, frame, nodes, {"sequence": ["n", 5, 16]}, weights)
 
 
-def _fitted(
+def fitted(
     folder: Path,
     schema: Schema,
     frame: pd.DataFrame,
     nodes: Sequence[onnx.NodeProto],
     inputs: Mapping[str, list[Any]],
     weights: dict[str, npt.NDArray[Any]],
+    opset: int = 18,
 ) -> Net:
     """Fit a last layer to what the graph's ``hidden`` gives on 200 of the rows, and write the whole."""
     rows = Rows(schema.encode(frame), schema.encode_labels(frame), np.arange(ROWS, dtype=np.uint64))
     folder.mkdir(parents=True)
-    save(folder / "model.onnx", nodes, inputs, {"hidden": ["n", "width"]}, weights)
+    save(folder / "model.onnx", nodes, inputs, {"hidden": ["n", "width"]}, weights, opset=opset)
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
     hidden = session.run(["hidden"], dict(rows.inputs))[0]
     last = LogisticRegression(C=10, max_iter=500).fit(hidden[:200], rows.labels[:200])
@@ -166,7 +167,7 @@ def _fitted(
         node("Add", ["products", "last.bias"], ["logits"]),
         node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
-    save(folder / "model.onnx", [*nodes, *tail], inputs, {"probabilities": ["n", CLASSES]}, weights)
+    save(folder / "model.onnx", [*nodes, *tail], inputs, {"probabilities": ["n", CLASSES]}, weights, opset=opset)
     parts = zip(
         (Role.TRAIN, Role.CALIBRATION, Role.SEARCH, Role.JUDGE), np.split(np.arange(ROWS), [200, 280, 380]), strict=True
     )

@@ -12,15 +12,17 @@ import onnxruntime
 import pandas as pd
 import pytest
 import yaml
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from sklearn.linear_model import LogisticRegression
 
 from tests.onnx_nets import node, save
-from trimtab import champion, console, loop, round
+from trimtab import champion, console, loop, round, stand
 from trimtab.artifact import Model, sha256_file
+from trimtab.backtest import backtest
 from trimtab.check import examine
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import InputError, PluginError, SettingsError
+from trimtab.executor import Silent
 from trimtab.explain import explain
 from trimtab.history import Round
 from trimtab.loop import Report
@@ -28,6 +30,7 @@ from trimtab.parts import Parts, assemble
 from trimtab.registry import PREVIOUS, MemoryRegistry
 from trimtab.runtime import CHAMPION
 from trimtab.settings import Project
+from trimtab.space import Space
 from trimtab.status import describe
 from trimtab.technique import Job
 from trimtab.window import Feature, Schema
@@ -177,6 +180,19 @@ def test_where_nothing_but_training_helps_the_round_promotes_nothing_and_says_wh
     told = describe(story.parts.journal, story.parts.registry)["rounds"][-1]
     assert told["untrained"].startswith(why)
     assert why in str(console.candidates_tables(told)[0].caption)
+
+
+def test_a_trainer_of_another_format_is_no_trainer_of_this_champion(story: Story) -> None:
+    parts = dataclasses.replace(story.parts, space=Space([("finetune", {}), ("export", {})]))
+    ground = stand.take(parts, story.asked, parts.journal.promotions(None), 0.0)
+    with pytest.raises(SettingsError, match=r"gives models of format torch, .* was cut from one of format onnx; set"):
+        stand.kitchen(parts, ground)
+
+
+def test_a_backtest_replays_a_project_without_a_trainer(story: Story) -> None:
+    (row,) = backtest(story.folder / "alone.yaml", [], Silent(), begin="5", end="6")["rows"]
+    assert row["failed"] is None
+    assert [(r["window"], r["outcome"]) for r in row["rounds"]] == [(SWAPPED, "degraded")]
 
 
 def test_a_project_is_checked_before_it_runs(tmp_path: Path) -> None:
@@ -351,3 +367,50 @@ def test_a_file_whose_answers_hang_together_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "m.onnx", nodes, {"x": ["n", 4]}, {"p": ["n", 3]}, {"w": TRUTH}, opset=17)
     with pytest.raises(PluginError, match=r"answers a row otherwise when 2 rows come at once"):
         fitted(tmp_path, OnnxClassifier(str(tmp_path / "m.onnx")), schema_of(*FEATURES))
+
+
+def taken(folder: Path, inputs: dict[str, str] | None = None) -> dict[str, Any]:
+    """Take the file in a folder, and ask the model."""
+    schema = schema_of(*FEATURES)
+    model = fitted(folder, OnnxClassifier(str(folder / "m.onnx"), inputs=inputs or {}), schema)
+    return OnnxRuntime().load(model).run(schema.encode(FRAME))
+
+
+def test_a_weight_that_only_a_branch_reads_stays(tmp_path: Path) -> None:
+    branches = {
+        name: helper.make_graph(
+            [node(operator, ["w"], [name])], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4, 3])]
+        )
+        for name, operator in (("then_branch", "Neg"), ("else_branch", "Identity"))
+    }
+    nodes = [
+        node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        node("Greater", ["sum", "most"], ["far"]),
+        node("If", ["far"], ["chosen"], **branches),
+        node("MatMul", ["x", "chosen"], ["s"]),
+        node("Softmax", ["s"], ["p"], axis=1),
+    ]
+    save(tmp_path / "m.onnx", nodes, {"x": ["n", 4]}, {"p": ["n", 3]}, {"w": TRUTH, "most": np.array(1e9)})
+    scores = FRAME[list(FEATURES)].to_numpy() @ TRUTH
+    assert (taken(tmp_path)["probabilities"].argmax(axis=1) == scores.argmax(axis=1)).all()
+
+
+def test_two_inputs_may_be_one_column_and_a_batch_of_any_size_may_be_written_as_minus_one(tmp_path: Path) -> None:
+    nodes = [node("Concat", ["u", "v"], ["x"], axis=1), *softmax()]
+    save(tmp_path / "m.onnx", nodes, {"u": [-1, 1], "v": [-1, 1]}, {"p": [-1, 3]}, {"w": TRUTH[:2]})
+    found = taken(tmp_path, {"u": "b", "v": "b"})["probabilities"]
+    assert (found.argmax(axis=1) == (FRAME[["b", "b"]].to_numpy() @ TRUTH[:2]).argmax(axis=1)).all()
+
+
+def test_weights_beside_the_file_are_part_of_it(tmp_path: Path) -> None:
+    def written(weights: Any) -> str:
+        save(tmp_path / "whole.onnx", softmax(), {"x": ["n", 4]}, {"p": ["n", 3]}, {"w": weights})
+        (tmp_path / "m.data").unlink(missing_ok=True)
+        proto = onnx.load(str(tmp_path / "whole.onnx"))
+        place = {"save_as_external_data": True, "location": "m.data", "size_threshold": 0}
+        onnx.save_model(proto, str(tmp_path / "m.onnx"), **place)
+        return OnnxClassifier(str(tmp_path / "m.onnx")).digest
+
+    assert written(TRUTH) == written(TRUTH) != written(-TRUTH)
+    scores = FRAME[list(FEATURES)].to_numpy() @ -TRUTH
+    assert (taken(tmp_path)["probabilities"].argmax(axis=1) == scores.argmax(axis=1)).all()

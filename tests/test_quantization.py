@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import pandas as pd
 import pytest
 from onnx import TensorProto, helper
 
-from tests.onnx_nets import Net, attention, cnn, mlp
+from tests.onnx_nets import Net, attention, cnn, fitted, mlp, node
 from trimtab import discover
 from trimtab.artifact import Model
 from trimtab.data import Data, Role
 from trimtab.errors import DataError, OutOfTimeError, PluginError, SettingsError
 from trimtab.technique import Job, Technique
+from trimtab.window import Feature, Schema
 from trimtab_onnx.dynamic import QuantizeDynamic
 from trimtab_onnx.half import QuantizeFloat16
 from trimtab_onnx.mixed import QuantizeMixed
+from trimtab_onnx.quantize import QuantizeStatic
 from trimtab_onnx.runtime import OnnxRuntime
 from trimtab_onnx.sensitivity import allot, divergence
 from trimtab_onnx.weights import QuantizeWeights
@@ -311,3 +314,82 @@ def test_a_graph_without_weights_has_nothing_to_quantize(nets: Nets, tmp_path: P
 def test_settings_outside_their_rule_are_named(made: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         made(**settings)
+
+
+# what strangers' files are like
+
+
+def net_of(folder: Path, middle: list[onnx.NodeProto], weights: dict[str, npt.NDArray[Any]], opset: int = 18) -> Net:
+    """Six numbers ``numeric`` through the nodes to ``hidden``, and a fitted layer; no node has a name."""
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(500, 6))
+    labels = (values @ rng.normal(size=(6, 3))).argmax(axis=1)
+    frame = pd.DataFrame(values, columns=list("abcdef")).assign(y=labels)
+    schema = Schema.freeze({name: Feature() for name in "abcdef"}, frame, label="y")
+    return fitted(folder, schema, frame, middle, {"numeric": ["n", 6]}, weights, opset)
+
+
+def tied(folder: Path) -> Net:
+    """Two layers in a row that share their weight."""
+    rng = np.random.default_rng(0)
+    weights = {"first": rng.normal(size=(6, 64)) / 2, "both": rng.normal(size=(64, 64)) / 8}
+    nodes = [
+        node("MatMul", ["numeric", "first"], ["h1"]),
+        node("Relu", ["h1"], ["h2"]),
+        node("MatMul", ["h2", "both"], ["h3"]),
+        node("Relu", ["h3"], ["h4"]),
+        node("MatMul", ["h4", "both"], ["h5"]),
+        node("Relu", ["h5"], ["hidden"]),
+    ]
+    return net_of(folder, nodes, weights)
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda t: t.about.name)
+def test_a_weight_that_a_kept_layer_shares_stays_float(tmp_path: Path, technique: Technique) -> None:
+    net = tied(tmp_path / "net")
+    kept = apply(type(technique)(keep_float=("both",)), net, tmp_path)
+    assert kept.facts["kept_in_float"] == ["both", "node4"]
+    assert types(kept)[TensorProto.FLOAT] == 1
+    assert right(kept, net) > right(net.model, net) - 0.05
+
+
+def test_static_keeps_layers_whose_nodes_have_no_names(nets: Nets, tmp_path: Path) -> None:
+    net = nets["mlp"]
+    kept = apply(QuantizeStatic(keep_float=("sec*",), max_drop=None), net, tmp_path)
+    assert kept.facts["kept_in_float"] == ["second"]
+    assert types(kept) == {TensorProto.INT8: 2, TensorProto.FLOAT: 1}
+
+
+@pytest.mark.parametrize("opset", [11, 12])
+def test_static_takes_files_of_opsets_without_a_scale_for_each_channel(tmp_path: Path, opset: int) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"first": rng.normal(size=(6, 64)) / 2, "second": rng.normal(size=(64, 64)) / 8}
+    nodes = [
+        node("MatMul", ["numeric", "first"], ["h1"]),
+        node("Relu", ["h1"], ["h2"]),
+        node("MatMul", ["h2", "second"], ["h3"]),
+        node("Relu", ["h3"], ["hidden"]),
+    ]
+    net = net_of(tmp_path / "net", nodes, weights, opset)
+    quantized = apply(QuantizeStatic(max_drop=None), net, tmp_path)
+    assert types(quantized)[TensorProto.INT8] == 3
+    assert right(quantized, net) > right(net.model, net) - 0.05
+
+
+@pytest.mark.parametrize("technique", [QuantizeDynamic(), QuantizeStatic(max_drop=None)], ids=lambda t: t.about.name)
+def test_stacks_of_matrices_stay_float(tmp_path: Path, technique: Technique) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"stack": rng.normal(size=(4, 6, 48)) / 2, "second": rng.normal(size=(48, 64)) / 8}
+    weights |= {"axes": np.array([1]), "both": np.array([1, 2])}
+    nodes = [
+        node("Unsqueeze", ["numeric", "both"], ["n"]),
+        node("MatMul", ["n", "stack"], ["h1"]),  # [rows, 4, 1, 48]
+        node("ReduceMean", ["h1", "axes"], ["h2"], keepdims=0),
+        node("ReduceMean", ["h2", "axes"], ["h"], keepdims=0),
+        node("MatMul", ["h", "second"], ["h3"]),
+        node("Relu", ["h3"], ["hidden"]),
+    ]
+    net = net_of(tmp_path / "net", nodes, weights)
+    quantized = apply(technique, net, tmp_path)
+    assert quantized.facts["kept_in_float"] == ["stack"]
+    assert right(quantized, net) > right(net.model, net) - 0.05

@@ -526,8 +526,10 @@ def test_a_choice_among_families_is_one_setting(numbers: Table) -> None:
         "prune.trees.keep": (0.2, 0.5),
         "finish": ("sklearn.export", "sklearn.export > quantize.static"),
     }
-    with pytest.raises(SettingsError, match=r"none of .* gives onnx"):
+    with pytest.raises(SettingsError, match=r"none of .* gives onnx, .* from torch, .* such as export"):
         Space(techniques)  # from the format of networks
+    with pytest.raises(SettingsError, match=r"none of .* from sklearn, .* such as sklearn\.export"):
+        Space([("finetune", {}), ("export", {}), ("quantize.static", {})], parent="sklearn")
 
 
 def test_what_was_chosen_and_tuned_stays_until_the_project_asks_for_something_else(numbers: Table) -> None:

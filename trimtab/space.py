@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import abc
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from trimtab import discover
-from trimtab.errors import SettingsError
+from trimtab.errors import PluginError, SettingsError
 from trimtab.recipe import Recipe, Step
 from trimtab.sampler import Parameter, Point
 from trimtab.technique import FLOAT, About
@@ -103,7 +104,7 @@ class Space:
         self._shrinks = [c for c in floats if c not in others]
         self._tails = _tails([c for c in self.choices if c not in floats], self.formats, parent)
         if not self._tails:
-            raise SettingsError(_no_way([c.label for c in self.choices], self.formats, "the targets"))
+            raise SettingsError(_no_way([c.label for c in self.choices], self.formats, "the targets", parent))
         if not self._trains and not self._rungs and not any(self._compresses(t) for t in (*self._tails, self._shrinks)):
             raise SettingsError(
                 "optimize.techniques: nothing trains and nothing compresses; add "
@@ -259,7 +260,7 @@ def converter(
     plain = [c for c in read if not c.about.compresses and not c.about.takes == c.about.gives == parent]
     tails = _tails(plain, formats, parent)
     if not tails:
-        raise SettingsError(_no_way([c.label for c in read], formats, where))
+        raise SettingsError(_no_way([c.label for c in read], formats, where, parent))
     return tuple(choice.corner(0) for choice in tails[0])
 
 
@@ -276,11 +277,21 @@ def try_out(name: str, settings: Mapping[str, Any]) -> None:
         choice.corner(end).load()
 
 
-def _no_way(names: Sequence[str], formats: Collection[str], where: str) -> str:
+def _no_way(names: Sequence[str], formats: Collection[str], where: str, parent: str) -> str:
+    such = next(_converting(parent, formats), None)
     return (
-        f"optimize.techniques: none of {list(names)} gives {' or '.join(formats)}, which the runtimes of {where} take; "
-        "add a technique that converts, such as export"
+        f"optimize.techniques: none of {list(names)} gives {' or '.join(formats)}, which the runtimes of {where} take, "
+        f"from {parent}, which model.trainer gives; add a technique that converts{f', such as {such}' if such else ''}"
     )
+
+
+def _converting(parent: str, formats: Collection[str]) -> Iterator[str]:
+    """Yield the installed techniques that bring a format into one of others and compress nothing."""
+    for name in discover.installed("techniques"):
+        with contextlib.suppress(PluginError):  # of one whose library is not installed
+            about = discover.find("techniques", name).about
+            if about.takes == parent and about.gives in formats and not (about.compresses or about.experimental):
+                yield name
 
 
 def _read(choices: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Choice]:

@@ -11,6 +11,7 @@ import numpy as np
 from trimtab import champion, rows
 from trimtab.candidate import elapsed
 from trimtab.data import Role
+from trimtab.errors import SettingsError
 from trimtab.evidence import Bench
 from trimtab.history import Promotion, Round
 from trimtab.lineage import Context
@@ -149,8 +150,20 @@ def loadable(parts: Parts, serving: Serving) -> Loadable:
 
 
 def kitchen(parts: Parts, stand: Stand) -> Kitchen:
-    """Return what builds the round's recipes."""
+    """Return what builds the round's recipes.
+
+    Raises
+    ------
+    SettingsError
+        When the project's trainer was exchanged for one whose models are of another format than the champion's parent.
+    """
     serving = stand.champions[CHAMPION]
+    if serving.parent.format != parts.space.parent:
+        raise SettingsError(
+            f"model.trainer: {parts.project.model.trainer!r} gives models of format {parts.space.parent}, and the "
+            f"champion, version {serving.version}, was cut from one of format {serving.parent.format}; set "
+            "model.trainer back, or give the project that begins with this one another name"
+        )
     return Kitchen(
         serving.parent,
         serving.lean,

@@ -77,7 +77,7 @@ class QuantizeDynamic:
             layers, weights = layers_of(proto.graph), weights_of(proto)
             products = _products(weights)
             kept = named(self.keep_float, layers, "quantize.dynamic.keep_float")
-            chosen = [name for name in products if name not in kept]
+            chosen = [name for name in products if name in weights_of(proto, kept)]
             if not chosen:
                 raise PluginError("quantize.dynamic.keep_float leaves nothing to quantize; name fewer layers")
             path = Path(scratch) / "model.onnx"
@@ -103,7 +103,7 @@ def _products(weights: dict[str, Weight]) -> list[str]:
     PluginError
         When there is none, or they hold few of the weights.
     """
-    products = [name for name, w in weights.items() if w.operator == "MatMul"]
+    products = [name for name, w in weights.items() if w.is_product]
     inside, all_ = sum(weights[name].count for name in products), sum(w.count for w in weights.values())
     if not products or inside < LEAST_SHARE * all_:
         found = f"{inside / all_:.0%} of its weights in matrix products" if products else "no matrix product"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,7 @@ class OnnxFile:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the file.
+        """SHA-256 of the file, with those beside it that hold its weights.
 
         Raises
         ------
@@ -72,7 +73,18 @@ class OnnxFile:
         """
         if not Path(self.path).is_file():
             raise SettingsError(f"model.path: no file {self.path!r} in {Path.cwd()}; name the ONNX file of the model")
-        return sha256_file(Path(self.path))
+        sha = [sha256_file(file) for file in (Path(self.path), *self._weights())]
+        return sha[0] if len(sha) == 1 else hashlib.sha256("".join(sha).encode()).hexdigest()
+
+    def _weights(self) -> list[Path]:
+        """Return the files beside the graph that hold weights; of what is no ONNX file none."""
+        try:
+            graph = onnx.load(self.path, load_external_data=False).graph
+        except Exception:  # of protobuf; what reads the file afterwards says what is wrong with it
+            return []
+        named = (e.value for t in graph.initializer for e in t.external_data if e.key == "location")
+        beside = (Path(self.path).parent / name for name in dict.fromkeys(named))
+        return [file for file in beside if file.is_file()]
 
     def draft(self, inputs: Arrays, job: Job) -> Model:
         """Write the file with its inputs and outputs named as the project's into ``job.folder``, and try it."""
@@ -98,11 +110,12 @@ class OnnxFile:
         digest = self.digest
         try:
             proto = onnx.load(self.path)
-            onnx.checker.check_model(proto)
+            if (size := proto.ByteSize()) <= MOST_BYTES:  # the checker refuses what is beyond 2 GB in other words
+                onnx.checker.check_model(proto)
         except Exception as error:  # of protobuf, of the checker, of the file system: they share no base class
             raise PluginError(f"model.path: {self.path} is no ONNX model: {_words(error)}") from error
-        if proto.ByteSize() > MOST_BYTES:
-            raise PluginError(f"model.path: {self.path} has {proto.ByteSize() / 1e9:.1f} GB, at most 1.5 GB are taken")
+        if size > MOST_BYTES:
+            raise PluginError(f"model.path: {self.path} has {size / 1e9:.1f} GB, at most 1.5 GB are taken")
         mapped = self._mapped(proto, job)
         onnx.save_model(mapped.written(), str(job.folder / "model.onnx"))
         opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))

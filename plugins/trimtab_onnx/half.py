@@ -96,8 +96,6 @@ class QuantizeFloat16:
         rows = data.first(self.rows, Role.SEARCH, Role.CALIBRATION, Role.TRAIN)
         with prepared(model, self.about.name) as ready:
             proto = onnx.load(str(ready))
-            for number, node in enumerate(proto.graph.node):
-                node.name = node.name or f"node{number}"
             layers = layers_of(proto.graph)
             kept = named(self.keep_float, layers, "quantize.float16.keep_float")
             free = [name for name in layers if name not in kept]
@@ -114,7 +112,10 @@ class QuantizeFloat16:
 
             outcome = put_back(free, lost, float("inf") if self.max_drop is None else self.max_drop)
             save(onnx.load(str(draft / "model.onnx")), model, job, self.about.name)
-        facts = {**_facts(layers, kept, outcome), "compute": self.compute}
+        in_float = kept | {*outcome.in_float}
+        if self.compute == "float32":
+            in_float = frozenset(layers) - weights_of(proto, in_float).keys()
+        facts = {**_facts(layers, in_float, outcome), "compute": self.compute}
         write_json(job.folder / "facts.json", {**model.facts, **facts})
         return Model.at(job.folder, ONNX)
 
@@ -123,10 +124,8 @@ class QuantizeFloat16:
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
         if self.compute == "float32":
-            store = Store(1)
-            for name, weight in weights_of(proto).items():
-                if name not in in_float:
-                    store.put(copy.graph, weight, 16)
+            weights = weights_of(proto, in_float)
+            Store(1).put(copy.graph, weights, dict.fromkeys(weights, 16))
             return copy
         halved = {node.name for name, nodes in layers.items() if name not in in_float for node in nodes}
         whole = [node.name for node in proto.graph.node if node.name not in halved]
@@ -134,8 +133,7 @@ class QuantizeFloat16:
         return _without_detours(converted)
 
 
-def _facts(layers: Layers, kept: frozenset[str], outcome: Outcome) -> dict[str, object]:
-    in_float = {*kept, *outcome.in_float}
+def _facts(layers: Layers, in_float: frozenset[str], outcome: Outcome) -> dict[str, object]:
     return {
         "halved_layers": [name for name in layers if name not in in_float],
         "kept_in_float": [name for name in layers if name in in_float],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import io
+import itertools
 import logging
 import tempfile
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, version_converter
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -21,7 +22,7 @@ from trimtab.errors import PluginError, SettingsError, nearest
 from trimtab.technique import Job
 from trimtab_onnx.slim import slim
 
-__all__ = ["Layers", "layers_of", "named", "prepared", "quiet", "save", "with_products"]
+__all__ = ["Layers", "layers_of", "named", "prepared", "quiet", "save", "with_opset", "with_products"]
 
 Layers = dict[str, list[onnx.NodeProto]]
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -33,6 +34,8 @@ FEW_BITS = frozenset({TensorProto.INT4, TensorProto.UINT4, TensorProto.INT8, Ten
 @contextlib.contextmanager
 def prepared(model: Model, name: str) -> Iterator[Path]:
     """Lay down a float model with every shape inferred and constants folded, for as long as it is worked on.
+
+    Every node has a name of its own, by which onnxruntime's quantizers are told which to take.
 
     Parameters
     ----------
@@ -58,9 +61,20 @@ def prepared(model: Model, name: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as scratch, quiet():
         ready = Path(scratch) / "prepared.onnx"
         quant_pre_process(str(path), str(ready), auto_merge=True)
-        if not layers_of(onnx.load(str(ready), load_external_data=False).graph):
+        proto = onnx.load(str(ready))
+        _name_nodes(proto.graph)
+        if not layers_of(proto.graph):
             raise nothing
+        onnx.save_model(proto, str(ready))
         yield ready
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    taken = Counter(node.name for node in graph.node)
+    fresh = (name for number in itertools.count() if (name := f"node{number}") not in taken)
+    for node in graph.node:
+        if not node.name or taken[node.name] > 1:
+            node.name = next(fresh)
 
 
 def layers_of(graph: onnx.GraphProto) -> Layers:
@@ -121,7 +135,6 @@ def with_products(proto: onnx.ModelProto) -> onnx.ModelProto:
     weights = {t.name: t for t in graph.initializer}
     readers = Counter(name for node in graph.node for name in set(node.input))
     for number, node in enumerate(graph.node):
-        node.name = node.name or f"node{number}"
         if node.op_type == "Gemm" and node.input[1] in weights and readers[node.input[1]] > 1:
             copy = graph.initializer.add()
             copy.CopyFrom(weights[node.input[1]])
@@ -130,6 +143,33 @@ def with_products(proto: onnx.ModelProto) -> onnx.ModelProto:
     whole.replace_gemm_with_matmul()
     changed: onnx.ModelProto = whole.model
     return changed
+
+
+def with_opset(proto: onnx.ModelProto, opset: int, why: str, way: str) -> onnx.ModelProto:
+    """Bring a model to an opset, if it is below.
+
+    Parameters
+    ----------
+    why, way
+        What needs that opset, and what to do where the model cannot be converted, for messages.
+
+    Raises
+    ------
+    PluginError
+        When it cannot be converted.
+    """
+    have = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+    if have >= opset:
+        return proto
+    try:
+        converted: onnx.ModelProto = version_converter.convert_version(proto, opset)
+    except Exception as error:  # the converter's errors share no base class
+        raise PluginError(
+            f"{why} ONNX opset {opset}, and the model of opset {have} cannot be converted: "
+            f"{' '.join(str(error).split())[:200]}; {way}, or export the model with a later opset"
+        ) from error
+    _name_nodes(converted.graph)
+    return converted
 
 
 def save(proto: onnx.ModelProto, model: Model, job: Job, name: str) -> None:

@@ -97,7 +97,7 @@ class Mapped:
     def _replace(
         self, graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], outputs: Sequence[onnx.ValueInfoProto]
     ) -> None:
-        read = {name for node in nodes for name in node.input}
+        read = {name for node in nodes for name in {*node.input, *_inner(node)}}
         constants = [t for t in (*graph.initializer, *self._constants) if t.name in read]
         types = {"float32": TensorProto.FLOAT, "text": TensorProto.STRING}
         inputs = [helper.make_tensor_value_info(i.name, types[i.dtype], ["rows", *i.shape]) for i in self.schema.inputs]
@@ -148,7 +148,7 @@ class Mapped:
             )
         name = source
         if whole is None:
-            name = self._column(source)
+            name = self._column(source, value.name)
         if not _fits(shape, whole.shape if whole is not None else (1,)):
             self._refuse_shape(value.name, source, shape, whole)
         if len(shape) == 1:  # [rows], of one column
@@ -167,8 +167,8 @@ class Mapped:
                 f"{'text' if text else 'numbers'}; map another feature to it"
             )
 
-    def _column(self, name: str) -> str:
-        index = numpy_helper.from_array(np.array([self._columns().index(name)], np.int64), f"{name}/column")
+    def _column(self, column: str, name: str) -> str:
+        index = numpy_helper.from_array(np.array([self._columns().index(column)], np.int64), f"{name}/column")
         self._constants.append(index)
         self._nodes.append(helper.make_node("Gather", [NUMERIC, index.name], [f"{name}/only"], axis=1))
         return f"{name}/only"
@@ -263,7 +263,8 @@ def _inner(node: onnx.NodeProto) -> set[str]:
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | None]:
-    return [d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim]
+    """Return the sizes of a value's axes; None for any size, which older exporters write as -1 or 0."""
+    return [d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim]
 
 
 def _fits(shape: Sequence[int | None], have: Sequence[int]) -> bool:

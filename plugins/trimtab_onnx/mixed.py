@@ -105,14 +105,16 @@ class QuantizeMixed:
         with prepared(model, self.about.name) as ready:
             proto = onnx.load(str(ready))
             proto = with_int4(proto) if 4 in self.bits else proto
-            kept = named(self.keep_float, layers_of(proto.graph), "quantize.mixed.keep_float")
-            weights = {name: w for name, w in weights_of(proto).items() if name not in kept}
+            layers = layers_of(proto.graph)
+            kept = named(self.keep_float, layers, "quantize.mixed.keep_float")
+            weights = weights_of(proto, kept)
             if not weights:
                 raise PluginError("quantize.mixed.keep_float leaves nothing to quantize; name fewer layers")
             draft = _Draft(proto, weights, Store(self.block_size), ready.parent / "draft")
             outcome = self._settle(Trial(self.about.name, model, rows, job), draft)
             save(draft.made(outcome.bits), model, job, self.about.name)
-        write_json(job.folder / "facts.json", {**model.facts, **_facts(weights, outcome, sorted(kept))})
+        facts = _facts(weights, outcome, sorted({*layers} - {*weights}))
+        write_json(job.folder / "facts.json", {**model.facts, **facts})
         return Model.at(job.folder, ONNX)
 
     def _settle(self, trial: Trial, draft: _Draft) -> Outcome:
@@ -147,9 +149,7 @@ class _Draft:
     def made(self, bits: Mapping[str, int]) -> onnx.ModelProto:
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
-        for name, width in bits.items():
-            if width < WHOLE:
-                self.store.put(proto.graph, self.weights[name], width)
+        self.store.put(proto.graph, self.weights, bits)
         return proto
 
     def written(self, bits: Mapping[str, int]) -> Path:

@@ -16,8 +16,9 @@ from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
-from trimtab_onnx.layers import Layers, layers_of, named, prepared, save
+from trimtab_onnx.layers import Layers, layers_of, named, prepared, save, with_opset
 from trimtab_onnx.sensitivity import Outcome, Trial, put_back
+from trimtab_onnx.stored import weights_of
 
 __all__ = ["QuantizeStatic"]
 
@@ -28,6 +29,7 @@ METHODS = {
 }
 ACTIVATIONS = {"u8": quantization.QuantType.QUInt8, "s8": quantization.QuantType.QInt8}
 CHUNK = 32
+PER_CHANNEL_OPSET = 13
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,11 @@ class QuantizeStatic:
         rows = data.first(self.rows, Role.CALIBRATION, Role.TRAIN)
         judged = data.first(self.rows, Role.SEARCH, Role.CALIBRATION, Role.TRAIN)
         with prepared(model, self.about.name) as ready:
-            graph = onnx.load(str(ready)).graph
-            layers = layers_of(graph)
-            kept = named(self.keep_float, layers, "quantize.static.keep_float")
-            draft = _Draft(self, ready, layers, rows, kept | _answering(layers, [o.name for o in graph.output]))
+            proto = self._fitting(onnx.load(str(ready)))
+            onnx.save_model(proto, str(ready))
+            layers = layers_of(proto.graph)
+            kept = named(self.keep_float, layers, "quantize.static.keep_float") | self._unfit(proto)
+            draft = _Draft(self, ready, layers, rows, kept | _answering(layers, [o.name for o in proto.graph.output]))
             outcome = self._settle(Trial(self.about.name, model, judged, job), draft)
             save(onnx.load(str(draft.path)), model, job, self.about.name)
         in_float = {*draft.kept, *outcome.in_float}
@@ -138,6 +141,15 @@ class QuantizeStatic:
         }
         write_json(job.folder / "facts.json", {**model.facts, **facts})
         return Model.at(job.folder, ONNX)
+
+    def _fitting(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        way = "set quantize.static.per_channel: false"
+        return with_opset(proto, PER_CHANNEL_OPSET, "one scale per channel needs", way) if self.per_channel else proto
+
+    def _unfit(self, proto: onnx.ModelProto) -> frozenset[str]:
+        """Return the products with stacks of matrices: onnxruntime refuses them with several scales when it runs."""
+        stacks = (n for n, w in weights_of(proto).items() if w.operator == "MatMul" and not w.is_product)
+        return frozenset(stacks) if self.per_channel else frozenset()
 
     def _settle(self, trial: Trial, draft: _Draft) -> Outcome:
         """Leave the best draft on disk: everything quantized, less what has to be float."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import TensorProto, helper, numpy_helper
 
-from trimtab.errors import PluginError
-from trimtab_onnx.layers import layers_of
+from trimtab_onnx.layers import layers_of, with_opset
+from trimtab_onnx.sensitivity import WHOLE
 
 __all__ = ["Store", "Weight", "weights_of", "with_int4"]
 
@@ -47,9 +48,20 @@ class Weight:
         """Number of values."""
         return math.prod(self.shape)
 
+    @property
+    def is_product(self) -> bool:
+        """Whether it is a plain matrix of a product; onnxruntime packs no stack of them, and scales each as a whole."""
+        return self.operator == "MatMul" and len(self.shape) == 2
 
-def weights_of(proto: onnx.ModelProto) -> dict[str, Weight]:
-    """Return the weight of each layer, by the layer's name."""
+
+def weights_of(proto: onnx.ModelProto, kept: Collection[str] = ()) -> dict[str, Weight]:
+    """Return the weight of each layer, by the layer's name.
+
+    Parameters
+    ----------
+    kept
+        Layers to leave out, with those that share a weight with one of them.
+    """
     constants = {t.name: t for t in proto.graph.initializer}
     found: dict[str, Weight] = {}
     for layer, (node, *_) in layers_of(proto.graph).items():
@@ -57,7 +69,8 @@ def weights_of(proto: onnx.ModelProto) -> dict[str, Weight]:
         if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
             axis = _channels(node, len(tensor.dims))
             found[layer] = Weight(tensor.name, axis, tuple(tensor.dims), node.op_type)
-    return found
+    whole = {found[layer].name for layer in kept if layer in found}
+    return {layer: weight for layer, weight in found.items() if weight.name not in whole}
 
 
 def _channels(node: onnx.NodeProto, rank: int) -> int:
@@ -74,15 +87,7 @@ def with_int4(proto: onnx.ModelProto) -> onnx.ModelProto:
     PluginError
         When it cannot be converted.
     """
-    opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
-    if opset < INT4_OPSET:
-        try:
-            proto = version_converter.convert_version(proto, INT4_OPSET)
-        except Exception as error:  # the converter's errors share no base class
-            raise PluginError(
-                f"4 bits need ONNX opset {INT4_OPSET}, and the model of opset {opset} cannot be converted: "
-                f"{' '.join(str(error).split())[:200]}; take 8 bits, or export the model with a later opset"
-            ) from error
+    proto = with_opset(proto, INT4_OPSET, "4 bits need", "take 8 bits")
     proto.ir_version = max(proto.ir_version, INT4_IR)
     return proto
 
@@ -107,11 +112,24 @@ class Store:
     block: int
     _made: dict[tuple[str, int], tuple[list[TensorProto], list[onnx.NodeProto]]] = field(default_factory=dict)
 
-    def put(self, graph: onnx.GraphProto, weight: Weight, bits: int) -> None:
-        """Replace a weight of the graph by one of 4, 8 or 16 bits; what was computed once is taken again."""
-        old = next((t for t in graph.initializer if t.name == weight.name), None)
-        if old is None:
-            return  # another layer shares it, and came first
+    def put(self, graph: onnx.GraphProto, weights: Mapping[str, Weight], bits: Mapping[str, int]) -> None:
+        """Replace weights of the graph by ones of 4, 8 or 16 bits; what was computed once is taken again.
+
+        Parameters
+        ----------
+        weights, bits
+            By layer. A weight that several share has as many bits as the one with the most.
+        """
+        shared: dict[str, tuple[Weight, int]] = {}
+        for layer, weight in weights.items():
+            first, most = shared.get(weight.name, (weight, 0))
+            shared[weight.name] = first, max(most, bits[layer])
+        for weight, most in shared.values():
+            if most < WHOLE:
+                self._put(graph, weight, most)
+
+    def _put(self, graph: onnx.GraphProto, weight: Weight, bits: int) -> None:
+        old = next(t for t in graph.initializer if t.name == weight.name)
         if (weight.name, bits) not in self._made:
             self._made[weight.name, bits] = self._make(numpy_helper.to_array(old), weight, bits)
         tensors, nodes = self._made[weight.name, bits]

@@ -13,7 +13,7 @@ from trimtab.data import Data
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
 from trimtab_onnx.layers import layers_of, named, prepared, quiet, save, with_products
-from trimtab_onnx.stored import Store, Weight, weights_of, with_int4
+from trimtab_onnx.stored import Store, weights_of, with_int4
 
 with quiet():  # its import configures the root logger, which is the application's affair
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
@@ -93,21 +93,19 @@ class QuantizeWeights:
                 proto = with_int4(proto)
             layers = layers_of(proto.graph)
             kept = named(self.keep_float, layers, "quantize.weights.keep_float")
-            weights = {name: w for name, w in weights_of(proto).items() if name not in kept}
+            weights = weights_of(proto, kept)
             if not weights:
                 raise PluginError("quantize.weights.keep_float leaves nothing to quantize; name fewer layers")
             products = [n for n, w in weights.items() if w.operator in PRODUCTS]
-            packed = [n for n in products if self.products == "packed" and _packs(weights[n])]
+            packed = [n for n in products if self.products == "packed" and weights[n].is_product]
             few = packed if self.products == "packed" else products
             bits = {name: self.bits if name in few else 8 for name in weights}
-            store = Store(self.block_size)
-            for name, weight in weights.items():
-                if name not in packed:
-                    store.put(proto.graph, weight, bits[name])
+            unfolded = {name: w for name, w in weights.items() if name not in packed}
+            Store(self.block_size).put(proto.graph, unfolded, bits)
             if packed:
                 proto = self._pack(proto, [layers[name][0].name for name in packed])
             save(proto, model, job, self.about.name)
-        facts = {"bits": bits, "block_size": self.block_size, "kept_in_float": sorted(kept)}
+        facts = {"bits": bits, "block_size": self.block_size, "kept_in_float": sorted({*layers} - {*weights})}
         write_json(job.folder / "facts.json", {**model.facts, **facts})
         return Model.at(job.folder, ONNX)
 
@@ -124,11 +122,6 @@ class QuantizeWeights:
         quantizer.process()
         packed: onnx.ModelProto = quantizer.model.model
         return packed
-
-
-def _packs(weight: Weight) -> bool:
-    """Tell whether onnxruntime packs a weight: a plain matrix."""
-    return weight.operator == "MatMul" and len(weight.shape) == 2
 
 
 PRODUCTS = frozenset({"MatMul", "Gemm"})
