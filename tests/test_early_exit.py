@@ -48,20 +48,6 @@ class Flat(nn.Module):
         return logits
 
 
-class Turned(nn.Module):
-    """Works on a sequence whose positions come before its rows; a layer runs before and behind every place to leave."""
-
-    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.shared, self.head = nn.Linear(shape[1], shape[1]), nn.Linear(shape[1], classes)
-
-    def forward(self, sequence: Tensor) -> Tensor:
-        hidden = torch.relu(self.shared(torch.relu(self.shared(sequence))))
-        hidden = torch.relu(self.shared(hidden.transpose(0, 1)))
-        logits: Tensor = self.head(torch.relu(self.shared(hidden)).mean(dim=0))
-        return logits
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
@@ -172,18 +158,6 @@ def test_a_threshold_loses_what_it_may_and_lets_as_many_go_as_it_can(rows: int, 
     assert share == 0 or lost(threshold) <= most + 1e-6
     lower = [value for value in np.unique(sure) if value < threshold]
     assert not lower or lost(max(lower)) > most - 1e-6
-
-
-def test_rows_leave_where_they_come_first_and_weights_serve_on_both_sides(tmp_path: Path) -> None:
-    noise = Bench.noise(tmp_path, (6, 4))
-    model = noise.fit(f"{__name__}:Turned")
-    made = ExitEarly(max_drop=0.0).apply(model, noise.data, noise.job())
-    assert made.facts["exit"]["multiply_adds"] == 6 * 4 * 4  # further on rows are no longer on the first axis
-    whole = Export().apply(model, noise.data, noise.job())
-    own, found = (answers(m, noise.rows.inputs["x"])[0] for m in (whole, made))
-    stays = found.max(axis=1) < made.facts["threshold"]
-    assert stays.any()
-    assert np.abs(own - found)[stays].max() <= 1e-5
 
 
 def test_what_has_no_exit_is_refused_with_the_way_out(digits: Bench, champion: Model, tmp_path: Path) -> None:

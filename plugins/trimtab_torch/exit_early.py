@@ -195,10 +195,7 @@ class _Looked:
         one = held.take(np.arange(1))
         spent = costs(graph, _shapes(proto, sorted(seen), one, threads))
         places = cuts(graph, spent)
-        shapes = _shapes(proto, [c.value for c in places], one, threads)
-        # Of one row: where rows lie on another axis, or are merged with positions, they cannot leave.
-        places = [c for c in places if shapes[c.value][:1] == (1,)]
-        axes = {c.value: len(shapes[c.value]) for c in places}
+        axes = {n: len(s) for n, s in _shapes(proto, [c.value for c in places], one, threads).items()}
         places = [c for c in places if axes[c.value] == 2 or axes[c.value] in SPATIAL]
         session = _session(_pooling(proto, places, axes), threads)
         names = [f"{c.value}.pooled" for c in places]

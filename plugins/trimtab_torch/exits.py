@@ -14,7 +14,7 @@ __all__ = ["Cut", "Exit", "costs", "cuts", "pooled", "with_exit"]
 
 Array = npt.NDArray[np.float32]
 
-MULTIPLIES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+MULTIPLIES = ("Conv", "Gemm", "MatMul")
 SPATIAL = {4: (2, 3), 3: (1,)}
 """Axes that are averaged over in a value of so many axes: those of an image, or the positions of a sequence."""
 
@@ -74,17 +74,15 @@ def costs(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]]) -> list[i
     known = {t.name: tuple(t.dims) for t in graph.initializer} | {n: tuple(s) for n, s in shapes.items()}
     found = []
     for node in graph.node:
-        inner, counted = 0, node.output
-        if node.op_type in ("Conv", "ConvTranspose"):
+        inner = 0
+        if node.op_type == "Conv":
             inner = int(np.prod(known[node.input[1]][1:]))
-            # A transposed one spreads what it reads.
-            counted = node.input if node.op_type == "ConvTranspose" else node.output
         elif node.op_type == "Gemm":
             turned = any(a.name == "transA" and a.i for a in node.attribute)
             inner = known[node.input[0]][0 if turned else 1]
         elif node.op_type == "MatMul":
             inner = known[node.input[0]][-1]
-        found.append(int(np.prod(known[counted[0]])) * inner if inner else 0)
+        found.append(int(np.prod(known[node.output[0]])) * inner if inner else 0)
     return found
 
 
