@@ -449,6 +449,53 @@ class Scales(nn.Module):
         return (table * self.factor)[:, : self.classes]
 
 
+class Twice(nn.Module):
+    """Runs one block two times, and two layers with one weight."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.stem, self.block = nn.Conv2d(shape[0], 8, 3), nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        hidden = self.block(self.block(torch.relu(self.stem(image)))).mean(dim=(2, 3))
+        logits: Tensor = self.head(torch.relu(self.second(torch.relu(self.first(hidden)))))
+        return logits
+
+
+class NormOfSteps(nn.Module):
+    """Normalises each step of a sequence, and not each feature of a layer's output."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(shape[1], 5), nn.BatchNorm1d(shape[0])
+        self.head = nn.Linear(5, classes)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.relu(self.norm(self.embed(sequence))).mean(dim=1))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "layers"),
+    [
+        ("Twice", (1, 6, 6), ["stem", "block.0", "block.0#2", "second", "second#2", "head"]),
+        ("NormOfSteps", (7, 4), ["embed", "head"]),
+    ],
+)
+def test_each_call_of_a_layer_is_rounded(
+    network: str, shape: tuple[int, ...], layers: list[str], tmp_path: Path
+) -> None:
+    bench = bench_of(tmp_path, shape)
+    model = Classifier(f"tests.test_aware:{network}", epochs=1, batch_size=32).fit(bench.data, bench.job())
+    quantized = bench.quantize(model, epochs=1)
+    assert quantized.facts["quantized_layers"] == layers
+    integers = [t for t in graph_of(quantized).initializer if t.data_type == TensorProto.INT8 and len(t.dims) > 1]
+    assert len(integers) >= len({name.split("#")[0] for name in layers})  # calls of a layer may share its weight
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,19 @@ from trimtab.data import Role
 from trimtab.errors import ArtifactError, OutOfTimeError, PluginError
 from trimtab_torch.blocks import BLOCKS, BlockNet, Kind, Stage, cost
 from trimtab_torch.blockspace import BlockSpace
+from trimtab_torch.distill import Distill
 from trimtab_torch.evidence import Evidence
 from trimtab_torch.evolve import Hunt, Strategy
 from trimtab_torch.export import Export
+from trimtab_torch.factorize import Factorize
 from trimtab_torch.layers import channels, multiply_adds
 from trimtab_torch.proxies import PROXIES, naswot, promise, synflow
 from trimtab_torch.search_block import SearchBlock
 from trimtab_torch.search_width import SearchWidth
 from trimtab_torch.skeleton import Level, Skeleton, carry_over
 from trimtab_torch.spec import FloatModel
+from trimtab_torch.train import Scratch
+from trimtab_torch.trials import Tried, shortlist
 
 RESNET = "trimtab_torch.networks:SmallResNet"
 QUICK = {"candidates": 10, "population": 4, "finalists": 2}
@@ -178,6 +182,26 @@ def test_synflow_reads_no_row_and_naswot_asks_for_units(evidence: Evidence, cham
         naswot(Straight(3, (1, 8, 8)), evidence.parts)
 
 
+def test_rows_that_are_alike_do_not_blind_naswot(champion: Model, evidence: Evidence) -> None:
+    rows = [torch.cat([part, part]) for part in evidence.first(20).parts]
+    narrow, wide = (BlockNet(3, (1, 8, 8), {"width": n, "stride": 1}, []).eval() for n in (4, 32))
+    assert float("-inf") < naswot(narrow, rows) < naswot(wide, rows)
+
+
+def test_a_finalist_whose_training_diverges_is_out(digits: Bench, champion: Model, evidence: Evidence) -> None:
+    def broken() -> FloatModel:
+        loaded = FloatModel.load(champion)
+        loaded.network.get_parameter("head.bias").data.fill_(float("inf"))
+        return loaded
+
+    def run(*finalists: Callable[[], FloatModel]) -> list[Tried]:
+        return shortlist(finalists, 1, evidence, digits.data, digits.job(), "a test")
+
+    assert [tried.at for tried in run(broken, lambda: FloatModel.load(champion), broken)] == [1]
+    with pytest.raises(PluginError, match="a test diverged in epoch 1 of 1"):
+        run(broken, broken)
+
+
 def test_what_cannot_be_is_refused_with_the_way_out(digits: Bench, champion: Model, tmp_path: Path) -> None:
     with pytest.raises(PluginError, match=r"search.width.budget 0.001: the narrowest .* takes 0\.\d+ of the parent's"):
         search(digits, champion, budget=0.001)
@@ -303,6 +327,19 @@ def test_no_factory_but_the_projects_and_our_own_is_called(digits: Bench, champi
     (tmp_path / "spec.json").write_text(json.dumps(described))
     with pytest.raises(PluginError, match=f"block must be one of {', '.join(BLOCKS)}, got 'dense'"):
         FloatModel.load(Model.at(tmp_path, "torch"), RESNET)
+
+
+def test_the_projects_own_network_comes_back_where_one_is_built_anew(digits: Bench, champion: Model) -> None:
+    lean = Factorize().apply(champion, digits.data, digits.job())
+    found = hunted(digits, lean, candidates=2, finalists=1, trial_epochs=0)
+    assert FloatModel.load(found).spec.structure == ()
+    project: dict[str, Any] = {"factory": RESNET, "training": {"arguments": {"widths": [8, 8]}, "epochs": 1}}
+    fresh = Scratch().apply(found, digits.data, replace(digits.job(), **project))
+    spec = FloatModel.load(fresh).spec
+    assert (spec.factory, spec.arguments) == (RESNET, {"widths": [8, 8]})
+    taught = Distill(teacher="larger", teacher_arguments={"widths": [8, 16]})
+    learnt = taught.apply(found, digits.data, replace(digits.job(teacher=found), **project))
+    assert isinstance(FloatModel.load(learnt, RESNET).network, BlockNet)
 
 
 def test_blocks_are_for_images_within_reach(digits: Bench, champion: Model, tmp_path: Path) -> None:

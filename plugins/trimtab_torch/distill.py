@@ -119,8 +119,8 @@ class Distill(Augmented):
         """Return who teaches, trained where it is not the parent alone."""
         networks = [parent.network]
         if self.teacher == "larger":
-            own = job.training.get("arguments", parent.spec.arguments)
-            spec = replace(parent.spec, arguments={**own, **self.teacher_arguments})
+            own = parent.spec.anew(job)
+            spec = replace(own, arguments={**own.arguments, **self.teacher_arguments})
             networks = [self._train(replace(parent, spec=spec), rows, job, "distill's larger teacher").network]
         elif self.teacher == "ensemble":
             networks += [

@@ -70,7 +70,12 @@ def make_plain(graph: fx.Graph) -> None:
 
 
 def norm_follows(node: Node) -> bool:
-    """Return whether a batch norm alone reads a node."""
+    """Return whether a batch norm alone reads a node, over the axis of its channels.
+
+    A linear layer of a sequence has its channels on the last axis, a batch norm takes the second.
+    """
+    if node.target == LINEAR and rank(node) != 2:
+        return False
     readers = list(node.users)
     return len(readers) == 1 and readers[0].target == aten.batch_norm.default and readers[0].args[0] is node
 

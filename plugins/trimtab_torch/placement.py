@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -209,9 +210,15 @@ class _Placing:
             call = self.graph.call_module(name, (x,))
         call.meta = dict(last.meta)
         last.replace_all_uses_with(call)
-        self.layers[name_of(node)] = name
+        self.layers[self._named(node)] = name
         for old in dict.fromkeys((last, node)):
             self.graph.erase_node(old)
+
+    def _named(self, node: Node) -> str:
+        """Return a layer's name, with a number where another call has the same weight: a block that runs twice."""
+        own = name_of(node)
+        numbered = (f"{own}#{number}" for number in itertools.count(2))
+        return own if own not in self.layers else next(name for name in numbered if name not in self.layers)
 
     def _held(self, node: Any) -> Any:
         """Return the tensor that a node fetches, or None."""

@@ -218,7 +218,7 @@ class _Looking:
 
     def _built(self, genome: Genome) -> tuple[FloatModel, int]:
         arguments = {"stem": self.space.stem, "stages": [asdict(stage) for stage in genome]}
-        spec = replace(self.parent.spec, factory=BLOCKNET, arguments=arguments)
+        spec = replace(self.parent.spec, factory=BLOCKNET, arguments=arguments, structure=())
         model = FloatModel.build(spec, self.parent.preprocess, self.job.seed)
         return model, carry_over(self.parent.network, model.network, self.parent.examples())
 

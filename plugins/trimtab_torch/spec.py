@@ -75,6 +75,12 @@ class Spec:
     settings: Settings
     structure: tuple[Edit, ...] = ()
 
+    def anew(self, job: Job) -> Spec:
+        """Return what builds the project's own network as the project has it today, whatever was made of it since."""
+        factory = job.factory or self.factory
+        own = self.arguments if factory == self.factory else {}
+        return replace(self, factory=factory, arguments=job.training.get("arguments", own), structure=())
+
 
 @dataclass(frozen=True)
 class FloatModel:

@@ -59,10 +59,11 @@ class Finetune(Augmented):
 
 @dataclass(frozen=True)
 class Scratch(Augmented):
-    """Build the parent's network anew, with fresh weights and freshly fitted preprocessing, and train it.
+    """Build the project's network anew, with fresh weights and freshly fitted preprocessing, and train it.
 
-    Widths that pruning left are not kept: the factory's own come back, with ``model.arguments`` as the
-    project has them today. Its settings are those of :class:`trimtab_torch.settings.Augmented`.
+    Widths that pruning left, or blocks that a search found, are not kept: the factory's own come back, with
+    ``model.arguments`` as the project has them today. Its settings are those of
+    :class:`trimtab_torch.settings.Augmented`.
     """
 
     about: ClassVar[About] = About(
@@ -80,8 +81,7 @@ class Scratch(Augmented):
     def apply(self, model: Model, data: Data, job: Job) -> Model:
         """Write the newly trained model into ``job.folder``."""
         parent = FloatModel.taken(model, job).spec
-        arguments = job.training.get("arguments", parent.arguments)
-        spec = replace(parent, schema=job.schema, arguments=arguments, structure=())
+        spec = replace(parent.anew(job), schema=job.schema)
         return fit_fresh(spec, self.over(spec.settings), data, job, self.about.name)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from trimtab.data import Data
+from trimtab.errors import PluginError
 from trimtab.technique import Job
 from trimtab_torch.evidence import Evidence
 from trimtab_torch.recovery import recover
@@ -66,11 +67,21 @@ def shortlist(
         Of each; with 0, or a single finalist and none to compare it with, the order stays.
     evidence
         Rows that no weight was fitted to.
+
+    Raises
+    ------
+    PluginError
+        When the training of every finalist diverges; one that does alone is out.
     """
     tried: list[Tried] = []
     for at, make in enumerate(finalists):
         model = make()
-        if epochs:
-            recover(model, data, job, epochs, where)
+        try:
+            if epochs:
+                recover(model, data, job, epochs, where)
+        except PluginError:
+            if not tried and at == len(finalists) - 1:
+                raise
+            continue
         tried.append(Tried(at, model, evidence.loss(model.network)))
     return sorted(tried, key=lambda t: (t.loss, t.at)) if epochs else tried
