@@ -229,7 +229,7 @@ def test_norms_are_folded_where_the_layer_has_a_factor_for_each_channel(
     network = nn.Sequential(layer, norm, nn.ReLU()).eval()
     batch = torch.randn(3, *example)
     folded, edits = fold(network, [batch])
-    assert bool(edits) == folds == isinstance(folded[1], nn.Identity)
+    assert bool(edits) == folds == isinstance(folded.get_submodule("1"), nn.Identity)
     assert torch.allclose(folded(batch), network(batch), atol=1e-5)
 
 
@@ -305,8 +305,10 @@ def test_penalty_that_brings_nothing_down_is_an_error_that_says_so(digits: Bench
 
 def test_recovery_between_cuts_keeps_zeros(digits: Bench, champion: Model) -> None:
     thin = made(PruneWeight(epochs=0, sparsity=0.6, scope="layer"), champion, digits)
-    cut, mended = (stored(made(PruneChannel(scope="layer", recovery_epochs=epochs), thin, digits)) for epochs in (0, 1))
-    for name, weight in cut.items():
+    narrow, mended = (
+        stored(made(PruneChannel(scope="layer", recovery_epochs=epochs), thin, digits)) for epochs in (0, 1)
+    )
+    for name, weight in narrow.items():
         assert torch.equal(mended[name] == 0, weight == 0)
         assert not torch.equal(mended[name], weight)
 

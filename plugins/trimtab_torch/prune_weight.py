@@ -104,7 +104,8 @@ class PruneWeight(Shaping):
         child = FloatModel.taken(model, job)
         rows, settings = training_rows(data, child.spec.schema), self.over(child.spec.settings)
         thinning = Thinning(self, require_weights(child.network, self.about.name))
-        before, facts = zipped(child.network), dict[str, object](epochs=settings.epochs, rows=len(rows))
+        before = zipped(child.network)
+        facts: dict[str, object] = {"epochs": settings.epochs, "rows": len(rows)}
         if settings.epochs:
             parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)
             facts["loss"] = fit(child.network, parts, targets, settings, job, self.about.name, after_step=thinning)
