@@ -25,15 +25,17 @@ from trimtab.technique import Technique
 from trimtab_torch.cluster import STARTS, Cluster, centroids, nearest
 from trimtab_torch.distill import Distill
 from trimtab_torch.export import Export
+from trimtab_torch.folding import fold
 from trimtab_torch.groups import cut, find
 from trimtab_torch.layers import channels
 from trimtab_torch.penalty import Penalty, members
+from trimtab_torch.prune import PruneChannel
 from trimtab_torch.prune_nm import PruneNm, nm_mask
 from trimtab_torch.prune_regularized import PruneRegularized
 from trimtab_torch.prune_weight import PruneWeight, Thinning
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.train import Finetune
-from trimtab_torch.weights import distinct, weights_of, zeros
+from trimtab_torch.weights import distinct, require_weights, weights_of, zeros
 
 Array = npt.NDArray[Any]
 EPOCHS = 2
@@ -206,6 +208,31 @@ def test_training_keeps_what_was_pruned_and_then_clustered(digits: Bench, champi
             assert not torch.equal(weight, before)
 
 
+@pytest.mark.parametrize(
+    ("layer", "norm", "example", "folds"),
+    [
+        (nn.Linear(4, 6), nn.BatchNorm1d(6, affine=False), (4,), True),
+        (nn.Linear(4, 6), nn.BatchNorm1d(5), (5, 4), False),
+        (nn.Linear(4, 5), nn.BatchNorm1d(5), (5, 4), False),
+        (nn.Conv1d(4, 6, 3, groups=2), nn.BatchNorm1d(6), (4, 9), True),
+        (nn.ConvTranspose2d(4, 6, 3), nn.BatchNorm2d(6), (4, 5, 5), True),
+        (nn.ConvTranspose2d(4, 6, 3, groups=2), nn.BatchNorm2d(6), (4, 5, 5), False),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 6, 3)), nn.BatchNorm2d(6), (4, 5, 5), False),
+    ],
+)
+def test_norms_are_folded_where_the_layer_has_a_factor_for_each_channel(
+    layer: nn.Module, norm: Any, example: tuple[int, ...], folds: bool
+) -> None:
+    torch.manual_seed(0)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2.0)
+    network = nn.Sequential(layer, norm, nn.ReLU()).eval()
+    batch = torch.randn(3, *example)
+    folded, edits = fold(network, [batch])
+    assert bool(edits) == folds == isinstance(folded.get_submodule("1"), nn.Identity)
+    assert torch.allclose(folded(batch), network(batch), atol=1e-5)
+
+
 # prune.regularized
 
 
@@ -274,6 +301,24 @@ def test_penalty_that_brings_nothing_down_is_an_error_that_says_so(digits: Bench
 
 
 # all of them
+
+
+def test_recovery_between_cuts_keeps_zeros(digits: Bench, champion: Model) -> None:
+    thin = made(PruneWeight(epochs=0, sparsity=0.6, scope="layer"), champion, digits)
+    narrow, mended = (
+        stored(made(PruneChannel(scope="layer", recovery_epochs=epochs), thin, digits)) for epochs in (0, 1)
+    )
+    for name, weight in narrow.items():
+        assert torch.equal(mended[name] == 0, weight == 0)
+        assert not torch.equal(mended[name], weight)
+
+
+def test_weights_that_a_layer_computes_are_left_alone_and_none_at_all_is_an_error() -> None:
+    computed = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
+    assert list(weights_of(nn.Sequential(computed, nn.Linear(3, 2)))) == ["1"]
+    for network in (computed, nn.Sequential(nn.ReLU())):
+        with pytest.raises(PluginError, match=r"cluster finds no .* weight of its own; leave cluster out of optimize"):
+            require_weights(network, "cluster")
 
 
 @pytest.mark.parametrize(

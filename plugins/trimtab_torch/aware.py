@@ -21,11 +21,11 @@ from trimtab_torch.layers import multiply_adds
 from trimtab_torch.lesson import Lesson, Teacher
 from trimtab_torch.placement import Placement, place
 from trimtab_torch.preprocess import to_tensors
-from trimtab_torch.preserve import distinct
 from trimtab_torch.settings import Settings, check_settings
 from trimtab_torch.simulate import Simulated
 from trimtab_torch.spec import FloatModel, parameters
 from trimtab_torch.training import fit, training_rows, workbench
+from trimtab_torch.weights import distinct, zeros
 
 __all__ = ["QuantizeAware"]
 
@@ -47,9 +47,10 @@ class QuantizeAware:
     some rows and follow moving averages; the float parent teaches beside the labels.
 
     Zeros that pruning left stay zeros, and weights that share a value go on sharing one (PQAT, CQAT and
-    PCQAT of TensorFlow Model Optimization), in layers of which a tenth is zero, or whose values each
-    occur four times or more. ``facts.json`` counts both before and after (``zeros``, ``distinct``), and
-    names the layers in int8 (``quantized_layers``) and those in float with the reason (``kept_in_float``).
+    PCQAT of TensorFlow Model Optimization), in layers of which a tenth is zero, or that hold at most 256
+    values, each beside zero twice or more on average. ``facts.json`` counts both before and after
+    (``zeros``, ``distinct``), and names the layers in int8 (``quantized_layers``) and those in float with
+    the reason (``kept_in_float``).
 
     Parameters
     ----------
@@ -227,11 +228,11 @@ def _chunks(rows: int) -> list[torch.Tensor]:
 
 
 def _counted(placement: Placement) -> dict[str, dict[str, int]]:
-    """Count zeros and other values of every layer that was pruned or clustered."""
+    """Count zeros and values of every layer that was pruned or clustered."""
     weights = {name: layer.weight.detach() for name, layer in placement.weighted()}
     layers = dict(placement.weighted())
     return {
-        "zeros": {name: int((w == 0).sum()) for name, w in weights.items() if layers[name].preserved.sparse},
+        "zeros": {name: zeros(w) for name, w in weights.items() if layers[name].preserved.sparse},
         "distinct": {name: distinct(w) for name, w in weights.items() if layers[name].preserved.clustered},
     }
 
@@ -239,6 +240,6 @@ def _counted(placement: Placement) -> dict[str, dict[str, int]]:
 def _kept(before: dict[str, dict[str, int]], placement: Placement) -> dict[str, object]:
     """Count the same in the levels, and return both by layer: what came, what serves."""
     levels = {name: placement.served(name).weight.levels for name in placement.layers}
-    zeros = {name: [count, int((levels[name] == 0).sum())] for name, count in before["zeros"].items()}
+    none = {name: [count, zeros(levels[name])] for name, count in before["zeros"].items()}
     values = {name: [count, distinct(levels[name])] for name, count in before["distinct"].items()}
-    return {"zeros": zeros, "distinct": values}
+    return {"zeros": none, "distinct": values}

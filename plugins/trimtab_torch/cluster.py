@@ -17,10 +17,11 @@ from trimtab.data import Data
 from trimtab.technique import About, Job
 from trimtab_torch.deadline import tick
 from trimtab_torch.folding import fold
+from trimtab_torch.preserve import Kept
 from trimtab_torch.settings import Shaping
 from trimtab_torch.spec import FloatModel, parameters
 from trimtab_torch.training import fit, training_rows
-from trimtab_torch.weights import Kept, distinct, weights_of, zipped
+from trimtab_torch.weights import distinct, require_weights, weights_of, zipped
 
 __all__ = ["Cluster", "centroids"]
 
@@ -64,6 +65,8 @@ class Cluster(Shaping):
     ------
     DataError
         When there is no labelled training row.
+    PluginError
+        When the network has no convolution or linear layer.
 
     Examples
     --------
@@ -120,7 +123,7 @@ class Cluster(Shaping):
     def _share(self, network: nn.Module, job: Job) -> dict[str, float]:
         """Cluster each layer, and return by layer the squared error as a share of the weights' squares."""
         errors: dict[str, float] = {}
-        for name, weight in weights_of(network).items():
+        for name, weight in require_weights(network, self.about.name).items():
             tick(job.deadline, self.about.name)
             flat = weight.detach().flatten().double().numpy()
             if distinct(weight) > self.clusters:

@@ -12,10 +12,10 @@ from trimtab.data import Data, Rows
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
 from trimtab_torch.lesson import Lesson, Teacher
+from trimtab_torch.preserve import Kept
 from trimtab_torch.settings import Augmented
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.training import fit, training_rows
-from trimtab_torch.weights import Kept
 
 __all__ = ["Distill"]
 

@@ -22,6 +22,9 @@ TOLERANCE = 1e-4
 def fold(network: nn.Module, examples: Sequence[Tensor]) -> tuple[nn.Module, tuple[Fold, ...]]:
     """Return a copy of the network with each batch norm folded that follows a convolution or linear layer.
 
+    Norms stay that normalise another axis than the layer's outputs, or follow a grouped transposed convolution or
+    a layer that computes its weight (a parametrization).
+
     Parameters
     ----------
     network
@@ -77,8 +80,9 @@ def _pairs(network: nn.Module, examples: Sequence[Tensor]) -> list[Fold]:
 
     def before_norm(name: str, given: Tensor) -> None:
         leave(name)
-        if id(given) in gave:
-            pairs.append(Fold(gave[id(given)], name))
+        layer = gave.get(id(given))
+        if layer is not None and _folds(network.get_submodule(layer), given):
+            pairs.append(Fold(layer, name))
 
     hooks = []
     for name, module in network.named_modules():
@@ -95,10 +99,22 @@ def _pairs(network: nn.Module, examples: Sequence[Tensor]) -> list[Fold]:
     return [pair for pair in pairs if ran.count(pair.layer) == ran.count(pair.norm) == 1]
 
 
+def _folds(layer: nn.Module, given: Tensor) -> bool:
+    """Return whether the layer has a factor of its own weight for each channel that a norm behind it looks at."""
+    if not isinstance(layer.weight, nn.Parameter):
+        return False
+    if isinstance(layer, nn.Linear):
+        return given.dim() == 2  # of a sequence, batch norm's channels are the positions
+    return not (getattr(layer, "transposed", False) and layer.groups != 1)
+
+
 def _merge(network: nn.Module, edit: Fold) -> None:
     modules: Mapping[str, nn.Module] = dict(network.named_modules())
     layer, norm = modules[edit.layer], modules[edit.norm]
-    given = (layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    mean, variance = norm.running_mean, norm.running_var
+    one = torch.ones_like(variance) if norm.weight is None else norm.weight  # type: ignore[arg-type]
+    none = torch.zeros_like(mean) if norm.bias is None else norm.bias  # type: ignore[arg-type]
+    given = (layer.weight, layer.bias, mean, variance, norm.eps, one, none)
     if isinstance(layer, nn.Linear):
         weight, bias = fuse_linear_bn_weights(*given)  # type: ignore[arg-type]
     else:

@@ -18,6 +18,7 @@ from trimtab_torch.evidence import Evidence
 from trimtab_torch.groups import Group, cut, describe, find
 from trimtab_torch.importance import IMPORTANCES, Importance, scores
 from trimtab_torch.layers import channels, multiply_adds
+from trimtab_torch.preserve import Kept
 from trimtab_torch.recovery import recover
 from trimtab_torch.sensitivity import least, sensitivity
 from trimtab_torch.spec import FloatModel, parameters
@@ -211,7 +212,8 @@ class _Cutting:
     def _recover(self, network: nn.Module) -> None:
         """Train the network in place for a few epochs."""
         model, epochs = replace(self.model, network=network), self.settings.recovery_epochs
-        self.recovered.append(recover(model, self.data, self.job, epochs, "prune.channel"))
+        kept = Kept.of(network)
+        self.recovered.append(recover(model, self.data, self.job, epochs, "prune.channel", kept))
 
     def tick(self) -> None:
         """Raise an OutOfTimeError when the job's deadline has passed."""

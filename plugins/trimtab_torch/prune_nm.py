@@ -121,9 +121,9 @@ class PruneNm(Shaping):
         """Return the layers to prune, and those to leave alone with the reason."""
         _, of = self.numbers
         layers, alone = {}, {}
-        for name, weight in weights_of(network).items():
+        for name in weights_of(network):
             layer = network.get_submodule(name)
-            inputs = weight.shape[axis_of(layer)]
+            inputs = inputs_of(layer)
             if inputs % of:
                 alone[name] = f"each output reads {inputs} inputs, no multiple of {of}"
             else:
@@ -152,6 +152,17 @@ class PruneNm(Shaping):
 def axis_of(layer: nn.Module) -> int:
     """Return along which axis of its weight a layer's inputs lie."""
     return 0 if isinstance(layer, _ConvNd) and layer.transposed else 1
+
+
+def inputs_of(layer: Any) -> int:
+    """Return how many inputs (or channels of them) each of a layer's outputs reads.
+
+    Examples
+    --------
+    >>> inputs_of(nn.ConvTranspose2d(8, 6, 3, groups=2))
+    4
+    """
+    return int(layer.in_channels // layer.groups if isinstance(layer, _ConvNd) else layer.in_features)
 
 
 def nm_mask(weight: Tensor, kept: int, of: int, axis: int = 1) -> Tensor:

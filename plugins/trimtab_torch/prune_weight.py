@@ -16,7 +16,7 @@ from trimtab.technique import About, Job
 from trimtab_torch.settings import Shaping
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.training import fit, training_rows
-from trimtab_torch.weights import sparsity_of, weights_of, zipped
+from trimtab_torch.weights import require_weights, sparsity_of, zipped
 
 __all__ = ["PruneWeight"]
 
@@ -56,6 +56,8 @@ class PruneWeight(Shaping):
     ------
     DataError
         When there is no labelled training row.
+    PluginError
+        When the network has no convolution or linear layer.
 
     Examples
     --------
@@ -101,7 +103,8 @@ class PruneWeight(Shaping):
         """Write the sparse model into ``job.folder``."""
         child = FloatModel.taken(model, job)
         rows, settings = training_rows(data, child.spec.schema), self.over(child.spec.settings)
-        before, thinning = zipped(child.network), Thinning(self, weights_of(child.network))
+        thinning = Thinning(self, require_weights(child.network, self.about.name))
+        before = zipped(child.network)
         facts: dict[str, object] = {"epochs": settings.epochs, "rows": len(rows)}
         if settings.epochs:
             parts, targets = child.prepare(rows.inputs), child.targets(rows.labels)

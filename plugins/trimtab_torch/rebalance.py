@@ -15,10 +15,10 @@ from trimtab.data import Data, Rows
 from trimtab.errors import DataError, PluginError
 from trimtab.technique import About, Job
 from trimtab_torch.emphasis import Emphasis, balance
+from trimtab_torch.preserve import Kept
 from trimtab_torch.settings import Augmented
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.training import fit, training_rows
-from trimtab_torch.weights import Kept
 
 __all__ = ["Rebalance"]
 

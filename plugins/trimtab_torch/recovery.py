@@ -6,18 +6,22 @@ from trimtab.data import Data
 from trimtab.technique import Job
 from trimtab_torch.lesson import Lesson, Teacher
 from trimtab_torch.spec import FloatModel
-from trimtab_torch.training import fit, training_rows
+from trimtab_torch.training import AfterStep, fit, training_rows
 
 __all__ = ["recover"]
 
 
-def recover(model: FloatModel, data: Data, job: Job, epochs: int, where: str) -> float:
+def recover(
+    model: FloatModel, data: Data, job: Job, epochs: int, where: str, after_step: AfterStep | None = None
+) -> float:
     """Train the model's network in place, by distillation where the job has a teacher, and return the last loss.
 
     Parameters
     ----------
     where
         What trains, for messages.
+    after_step
+        As :func:`trimtab_torch.training.fit` has it.
     """
     rows = training_rows(data, model.spec.schema)
     lesson = None
@@ -26,4 +30,5 @@ def recover(model: FloatModel, data: Data, job: Job, epochs: int, where: str) ->
         scale = teacher.preprocess.into(model.preprocess)
         lesson = Lesson(Teacher((teacher.network,), teacher.prepare(rows.inputs), *scale))
     parts, targets = model.prepare(rows.inputs), model.targets(rows.labels)
-    return fit(model.network, parts, targets, model.spec.settings.but(epochs=epochs), job, where, lesson)
+    settings = model.spec.settings.but(epochs=epochs)
+    return fit(model.network, parts, targets, settings, job, where, lesson, after_step)

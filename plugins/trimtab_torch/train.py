@@ -10,11 +10,11 @@ from trimtab.data import Data
 from trimtab.technique import About, Job
 from trimtab_torch.frozen import OnlyThese, entering, gives_outputs
 from trimtab_torch.layers import executed
+from trimtab_torch.preserve import Kept
 from trimtab_torch.settings import Augmented, Inherited
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.trainer import fit_fresh
 from trimtab_torch.training import fit, training_rows
-from trimtab_torch.weights import Kept
 
 __all__ = ["Finetune", "Head", "Scratch"]
 

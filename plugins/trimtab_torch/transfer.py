@@ -15,10 +15,10 @@ from trimtab.artifact import FLOAT, Model
 from trimtab.data import Data
 from trimtab.technique import About, Job
 from trimtab_torch.frozen import OnlyThese
+from trimtab_torch.preserve import Kept
 from trimtab_torch.settings import Augmented, Settings
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.training import fit, training_rows
-from trimtab_torch.weights import Kept
 
 __all__ = ["Transfer", "layer_groups"]
 

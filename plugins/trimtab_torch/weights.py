@@ -1,27 +1,24 @@
-"""The weights that sparsity and sharing are about: those of convolutions and linear layers, counted and kept."""
+"""The weights that sparsity and sharing are about: those of convolutions and linear layers, counted."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import cast
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-__all__ = ["Kept", "distinct", "means", "sparsity_of", "weights_of", "zeros", "zipped"]
+from trimtab.errors import PluginError
 
-PRUNED = 0.1
-"""A layer is taken for pruned from this share of exact zeros on; training alone leaves hardly one."""
-SHARED = 256
-"""A layer is taken for clustered up to this many distinct values, where it has at least twice as many weights."""
+__all__ = ["distinct", "require_weights", "sparsity_of", "weights_of", "zeros", "zipped"]
 
 
 def weights_of(network: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weights of convolutions and linear layers by the layer's name, each tensor once.
+
+    A weight that the layer computes from others (a parametrization, such as weight norm) is left out: what is
+    written into it is gone at the next call.
 
     Examples
     --------
@@ -31,10 +28,22 @@ def weights_of(network: nn.Module) -> dict[str, nn.Parameter]:
     seen: set[int] = set()
     found: dict[str, nn.Parameter] = {}
     for name, module in network.named_modules():
-        if isinstance(module, _ConvNd | nn.Linear) and id(module.weight) not in seen:
-            seen.add(id(module.weight))
-            found[name] = cast("nn.Parameter", module.weight)
+        weight = module.weight if isinstance(module, _ConvNd | nn.Linear) else None
+        if isinstance(weight, nn.Parameter) and id(weight) not in seen:
+            seen.add(id(weight))
+            found[name] = weight
     return found
+
+
+def require_weights(network: nn.Module, where: str) -> dict[str, nn.Parameter]:
+    """Return the same, or raise a PluginError that names the technique where there is none."""
+    weights = weights_of(network)
+    if not weights:
+        raise PluginError(
+            f"{where} finds no convolution or linear layer with a weight of its own; "
+            f"leave {where} out of optimize.techniques"
+        )
+    return weights
 
 
 def zeros(weight: Tensor) -> int:
@@ -50,7 +59,7 @@ def sparsity_of(network: nn.Module) -> dict[str, object]:
 
 
 def distinct(weight: Tensor) -> int:
-    """Return how many different numbers there are."""
+    """Return how many different numbers there are, zero among them."""
     return len(torch.unique(weight.detach()))
 
 
@@ -58,80 +67,3 @@ def zipped(network: nn.Module) -> int:
     """Return the bytes of the network's tensors as safetensors, deflated as in a zip file."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     return len(zlib.compress(safetensors.torch.save(tensors), 9))
-
-
-def means(weight: Tensor, labels: Tensor, clusters: int) -> Tensor:
-    """Return the mean of each cluster's weights, float32 ``[clusters]``; 0 where a cluster has none.
-
-    Parameters
-    ----------
-    labels
-        The cluster of each weight, int64 and flat.
-    """
-    sums = torch.zeros(clusters, dtype=torch.float64, device=weight.device)
-    sums.index_add_(0, labels, weight.detach().flatten().double())
-    return (sums / torch.bincount(labels, minlength=clusters).clamp_min(1)).float()
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Holds weights in the form that pruning or clustering gave them while something trains the network.
-
-    To be called after each step (``after_step`` of :func:`trimtab_torch.training.fit`). What was zero is
-    zero again; weights that were equal become their mean, which is as if the mean of their gradients had
-    moved them.
-
-    Parameters
-    ----------
-    weights
-        By layer.
-    masks
-        1 where a weight may move, 0 where it stays zero, by layer; shaped as the weight.
-    labels
-        The cluster of each weight, by layer, flat.
-
-    Examples
-    --------
-    >>> layer = nn.Linear(10, 2)
-    >>> with torch.no_grad():
-    ...     _ = layer.weight.copy_(torch.tensor([[0.0, 1.0] * 5, [0.0, 2.0] * 5]))
-    >>> kept = Kept.of(layer)
-    >>> with torch.no_grad():
-    ...     _ = layer.weight.add_(torch.rand(2, 10))
-    ...     kept(1, 1)
-    >>> zeros(layer.weight), distinct(layer.weight)
-    (10, 3)
-    """
-
-    weights: Mapping[str, nn.Parameter]
-    masks: Mapping[str, Tensor]
-    labels: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, network: nn.Module, clustered: Collection[str] = ()) -> Kept:
-        """Find what is pruned or clustered in a network: layers with a tenth of zeros, or with few distinct values.
-
-        Parameters
-        ----------
-        clustered
-            Layers that are clustered, however few their weights, and whose zeros stay, however few.
-        """
-        weights = weights_of(network)
-        masks, labels = {}, {}
-        for name, weight in weights.items():
-            count, (book, at) = weight.numel(), torch.unique(weight.detach(), return_inverse=True)
-            if (PRUNED * count if name not in clustered else 1) <= zeros(weight) < count:
-                masks[name] = (weight.detach() != 0).float()
-            if name in clustered or 2 <= len(book) <= min(SHARED, count // 2):
-                labels[name] = at.flatten()
-        return cls(weights, masks, labels)
-
-    def __call__(self, _done: int, _steps: int) -> None:
-        """Bring the weights back into their form, in place."""
-        for name, labels in self.labels.items():
-            weight = self.weights[name]
-            at = labels.to(weight.device)
-            weight.copy_(means(weight, at, int(at.max()) + 1)[at].view(weight.shape))
-        for name, mask in self.masks.items():
-            weight = self.weights[name]
-            weight.mul_(mask.to(weight.device))
