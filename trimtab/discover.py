@@ -69,8 +69,13 @@ def requirements(kind: Kind, name: str) -> list[str]:
     return [*(["trimtab==" + version("trimtab")] if own != "trimtab" else []), f"{own}{extras}=={version(own)}"]
 
 
-def find(kind: Kind, name: str) -> type[Any]:
+def find(kind: Kind, name: str, where: str = "") -> type[Any]:
     """Return the class that is registered under ``name``.
+
+    Parameters
+    ----------
+    where
+        The setting that names it, for messages.
 
     Raises
     ------
@@ -85,21 +90,21 @@ def find(kind: Kind, name: str) -> type[Any]:
     ...
     trimtab.errors.PluginError: no technique named 'finetun'; installed: ... Did you mean 'finetune'?
     """
-    points = installed(kind)
+    points, at = installed(kind), f"{where}: " if where else ""
     singular = "registry" if kind == "registries" else kind.removesuffix("s")
     if name not in points:
         have = ", ".join(sorted(points)) or "none"
-        raise PluginError(f"no {singular} named {name!r}; installed: {have}.{nearest(name, points)}")
+        raise PluginError(f"{at}no {singular} named {name!r}; installed: {have}.{nearest(name, points)}")
     point = points[name]
     try:
         loaded: type[Any] = point.load()
     except (ImportError, AttributeError) as error:
         extra = point.extras[0] if point.extras else None
         way = f"pip install 'trimtab[{extra}]'" if extra else "install what it imports"
-        raise PluginError(f"{singular} {name!r} ({point.value}) does not import: {error}; {way}") from error
+        raise PluginError(f"{at}{singular} {name!r} ({point.value}) does not import: {error}; {way}") from error
     except Exception as error:  # a stranger's module may raise anything while it imports
         raise PluginError(
-            f"{singular} {name!r} ({point.value}) does not import: it raised {type(error).__name__}: {error}; mend it"
+            f"{at}{singular} {name!r} ({point.value}) does not import: it raised {type(error).__name__}: {error}; mend it"
         ) from error
     return loaded
 
@@ -119,11 +124,7 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any], where: str) -> Any
     PluginError
         When there is no such plugin, or it does not import or raises.
     """
-    try:
-        cls = find(kind, name)
-    except PluginError as error:
-        raise PluginError(f"{where}: {error}") from error
-    return make(cls, name, settings, where)
+    return make(find(kind, name, where), name, settings, where)
 
 
 def make(cls: type[Any], name: str, settings: Mapping[str, Any], where: str) -> Any:

@@ -265,7 +265,7 @@ def space_of(project: Project, runtimes: Mapping[str, Runtime]) -> Space:
         When a recipe is in the wrong order or a technique's setting breaks its rule, before anything runs.
     """
     formats = tuple(dict.fromkeys(format for runtime in runtimes.values() for format in runtime.takes))
-    trainer = discover.find("trainers", project.model.trainer)
+    trainer = discover.find("trainers", project.model.trainer, "model")
     parent: str = trainer.gives
     space = Space(project.optimize.choices, formats, parent, trained=not untrained(trainer))
     for recipe in project.optimize.recipes:

@@ -112,14 +112,14 @@ def _merge(network: nn.Module, edit: Fold) -> None:
     modules: Mapping[str, nn.Module] = dict(network.named_modules())
     layer, norm = modules[edit.layer], modules[edit.norm]
     mean, variance = norm.running_mean, norm.running_var
-    one = torch.ones_like(variance) if norm.weight is None else norm.weight  # type: ignore[arg-type]
-    none = torch.zeros_like(mean) if norm.bias is None else norm.bias  # type: ignore[arg-type]
+    one = torch.ones_like(variance) if norm.weight is None else norm.weight
+    none = torch.zeros_like(mean) if norm.bias is None else norm.bias
     given = (layer.weight, layer.bias, mean, variance, norm.eps, one, none)
     if isinstance(layer, nn.Linear):
-        weight, bias = fuse_linear_bn_weights(*given)  # type: ignore[arg-type]
+        weight, bias = fuse_linear_bn_weights(*given)
     else:
-        weight, bias = fuse_conv_bn_weights(*given, transpose=bool(getattr(layer, "transposed", False)))  # type: ignore[arg-type]
+        weight, bias = fuse_conv_bn_weights(*given, transpose=bool(getattr(layer, "transposed", False)))
     edit.apply(network)
     with torch.no_grad():
-        layer.weight.copy_(weight)  # type: ignore[operator]
-        layer.bias.copy_(bias)  # type: ignore[operator]
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
