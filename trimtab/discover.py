@@ -104,7 +104,8 @@ def find(kind: Kind, name: str, where: str = "") -> type[Any]:
         raise PluginError(f"{at}{singular} {name!r} ({point.value}) does not import: {error}; {way}") from error
     except Exception as error:  # a stranger's module may raise anything while it imports
         raise PluginError(
-            f"{at}{singular} {name!r} ({point.value}) does not import: it raised {type(error).__name__}: {error}; mend it"
+            f"{at}{singular} {name!r} ({point.value}) does not import: it raised {type(error).__name__}: {error}; "
+            "mend it"
         ) from error
     return loaded
 
