@@ -116,10 +116,10 @@ def _merge(network: nn.Module, edit: Fold) -> None:
     none = torch.zeros_like(mean) if norm.bias is None else norm.bias
     given = (layer.weight, layer.bias, mean, variance, norm.eps, one, none)
     if isinstance(layer, nn.Linear):
-        weight, bias = fuse_linear_bn_weights(*given)
+        weight, bias = fuse_linear_bn_weights(*given)  # type: ignore[arg-type]
     else:
-        weight, bias = fuse_conv_bn_weights(*given, transpose=bool(getattr(layer, "transposed", False)))
+        weight, bias = fuse_conv_bn_weights(*given, transpose=bool(getattr(layer, "transposed", False)))  # type: ignore[arg-type]
     edit.apply(network)
     with torch.no_grad():
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
+        layer.weight.copy_(weight)  # type: ignore[operator]
+        layer.bias.copy_(bias)  # type: ignore[operator]
