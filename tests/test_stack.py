@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import pytest
 import yaml
 
 from tests.browser import Browser, chromium
-from tests.servers import get, until
+from tests.servers import get, send, until
 from trimtab.history import Round
 from trimtab.journal import Journal
 from trimtab.supervise import Supervisor
@@ -108,13 +107,8 @@ class Stack:
         return told
 
     def ask(self, service: str, path: str, body: object | None = None) -> Any:
-        if body is None:
-            return json.loads(get(self.addresses[service] + path)[1])
-        request = urllib.request.Request(  # noqa: S310 (our own loopback address)
-            self.addresses[service] + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            return json.load(answer)
+        address = self.addresses[service] + path
+        return json.loads(get(address)[1] if body is None else send(address, body))
 
     def alerts(self) -> set[str]:
         return {a["labels"]["alertname"] for a in self.ask("alertmanager", "/api/v2/alerts?active=true")}

@@ -1,7 +1,6 @@
 """The same event again and again, on the real server with a real worker: one round, and runs that end at once."""
 
 import json
-import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +9,7 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from tests.servers import until
+from tests.servers import send, until
 from tests.test_hook import alert, message, post
 from tests.test_stack import PROJECT, SECONDS, Stack, rows, up
 from trimtab.alerted import HOOK
@@ -27,13 +26,7 @@ AT_ONCE_SECONDS = 30.0
 
 
 def emit(stack: Stack, *events: dict[str, Any]) -> None:
-    request = urllib.request.Request(  # noqa: S310 (our own loopback address)
-        stack.addresses["prefect"] + "/api/events",
-        json.dumps(events).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-        assert answer.status == 204
+    send(stack.addresses["prefect"] + "/api/events", events)
 
 
 def requested(operation: str, identity: str) -> dict[str, Any]:

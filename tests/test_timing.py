@@ -245,11 +245,12 @@ def test_peak_memory_holds_what_loading_and_calling_take(tmp_path: Path) -> None
 
 def test_memory_is_watched_where_the_kernel_sets_no_mark_back(tmp_path: Path) -> None:
     def work() -> None:
-        block = np.ones(40_000_000, np.uint8)
+        block = np.ones(200_000_000, np.uint8)
         time.sleep(0.05)
         del block
 
-    assert 39e6 < growth(work, marks=tmp_path / "nothing" / "here") < 48e6
+    # a kernel that takes idle pages back meanwhile moves what this process holds by megabytes
+    assert 180e6 < growth(work, marks=tmp_path / "nothing" / "here") < 220e6
 
 
 def products(folder: Path, count: int) -> Loadable:
