@@ -73,7 +73,7 @@ class QuantizeAware:
 
     Notes
     -----
-    An epoch takes about twice as long as one in float. Batch norms work on their batches' statistics
+    An epoch takes longer than one in float. Batch norms work on their batches' statistics
     until they freeze, and are folded with their own in the end (Krishnamoorthi 2018).
 
     Examples
