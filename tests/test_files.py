@@ -454,8 +454,7 @@ def test_there_is_no_window_before_0(tmp_path: Path) -> None:
         CsvSource("rows.csv", every=1, base=str(tmp_path)).read(-1, 1)
 
 
-def test_types_are_checked_where_a_project_file_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discover, "find", lambda kind, name: CsvSource)
+def test_types_are_checked_where_a_project_file_names_them(tmp_path: Path) -> None:
     write_csv(tmp_path, row=[0, 1])
     source = discover.build("sources", "csv", {"path": "rows.csv", "every": 1, "base": str(tmp_path)}, "source")
     assert rows_of(source) == [[0], [1]]
