@@ -445,6 +445,17 @@ def test_a_segment_of_too_few_rows_is_unknown_and_named() -> None:
     assert int(verdict.reasons[0].split("needs ")[1].split()[0]) > 300
 
 
+def test_a_segment_that_stays_small_need_not_stop_every_promotion() -> None:
+    where = np.array([["site=tiny"]] * 8 + [["site=a"]] * (ROWS - 8))
+    better, champion = (scores(judged=said(right(share), segments=where)) for share in (0.95, 0.9))
+    strict = judge(better, champion, Gate(max_segment_drop=0.05, max_gap_rise=0.05))
+    assert strict.outcome is Outcome.UNKNOWN
+    assert strict.reasons[0].endswith("rows, or gate.min_segment_rows above 8")
+    lenient = judge(better, champion, Gate(max_segment_drop=0.05, max_gap_rise=0.05, min_segment_rows=9))
+    assert lenient.outcome is Outcome.PASSED
+    assert "site=tiny (8 rows): not judged, having fewer rows than gate.min_segment_rows (9)" in lenient.reasons
+
+
 def test_more_segments_ask_for_more_proof() -> None:
     gate = Gate(max_segment_drop=0.0028)
     right_ones = right(0.9, 4000)

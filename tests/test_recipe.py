@@ -124,7 +124,7 @@ def test_a_fingerprint_follows_from_all_that_the_result_follows_from(kitchen: Ki
         (("convert", "drop"), "drop takes torch, the step before gives onnx"),
         (("recentre",), "ends in format torch, the targets' runtimes take onnx; add a technique that converts"),
         (("mimic", "convert"), "mimic learns from the float parent, and nothing before it departs"),
-        (("drop", "recentre", "mimic", "convert"), "mimic learns from the float parent"),
+        (("recentre", "mimic", "convert"), "mimic learns from the float parent"),
     ],
 )
 def test_steps_that_do_not_fit_are_told_before_anything_is_built(
@@ -144,6 +144,14 @@ def test_from_the_champion_nothing_is_compressed_again_and_the_parent_stays(kitc
     adapted = served.build(Recipe(start="champion", steps=recipe("recentre", "convert").steps))
     assert adapted.name == "champion > recentre > convert"
     assert adapted.parent == kitchen.parent
+
+
+def test_what_trains_a_compressed_model_leaves_the_parent_a_full_one(kitchen: Kitchen) -> None:
+    candidate = kitchen.build(recipe("drop", "recentre", "mimic", "convert"))
+    assert candidate.parent == kitchen.parent
+    trained_first = kitchen.build(recipe("recentre", "drop", "recentre", "convert"))
+    assert trained_first.parent.folder.parent.name == trained_first.steps[0].fingerprint
+    assert trained_first.lean.folder.parent.name == trained_first.steps[2].fingerprint
 
 
 def test_what_is_not_begun_in_time_says_so_and_what_is_built_is_taken_however_late(kitchen: Kitchen) -> None:

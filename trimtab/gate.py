@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from trimtab.benchmark import Scores, compare
+from trimtab.gap import compare_gap
 from trimtab.metric import Answers, Metric
 from trimtab.ruling import Outcome, Ruling, on_gaps, on_quality, on_segments
 from trimtab.runtime import Target
@@ -66,6 +67,9 @@ class Gate(BaseModel):
     max_gap_rise
         Largest rise of the gap by which quality in any segment is behind that on all rows; None: gaps are
         not judged. With it a proven rise in a segment in which the champion is behind is a gain.
+    min_segment_rows
+        Fewest judge rows of a segment that is judged. By default every segment is, and one that is too small to
+        be decided stops every promotion; segments with fewer rows are named in the verdict, and decide nothing.
     keep
         Largest loss on the golden rows against the champion, where the project names some.
     min_gain
@@ -98,6 +102,7 @@ class Gate(BaseModel):
     max_total_drop: float = Field(default=0.02, ge=0, lt=1)
     max_segment_drop: float | None = Field(default=None, ge=0, lt=1)
     max_gap_rise: float | None = Field(default=None, ge=0, lt=1)
+    min_segment_rows: int = Field(default=1, ge=1)
     keep: float = Field(default=0.02, ge=0, lt=1)
     min_gain: float = Field(default=0.05, ge=0)
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -196,14 +201,25 @@ class Gate(BaseModel):
             return []
         if champion.segments is None:
             return [Ruling(Outcome.UNKNOWN, f"gate.{asked[0]} is set, but data.segments names no column")]
-        names = np.unique(champion.segments)
-        level = self.level(comparisons * len(names))
-        rows = {str(name): (champion.segments == name).any(axis=1) for name in names}
+        everywhere = {str(n): (champion.segments == n).any(axis=1) for n in np.unique(champion.segments)}
+        rows = {name: inside for name, inside in everywhere.items() if inside.sum() >= self.min_segment_rows}
+        level = self.level(comparisons * len(rows))
         changes = {n: compare(metric, challenger.take(r), champion.take(r), level) for n, r in rows.items()}
         rulings = [] if self.max_segment_drop is None else on_segments(metric, changes, self.max_segment_drop)
         if self.max_gap_rise is not None:
-            rulings += on_gaps(metric, changes, compare(metric, challenger, champion, level), self.max_gap_rise)
-        return rulings
+            gaps = {n: compare_gap(metric, challenger, champion, r, level) for n, r in rows.items()}
+            whole = compare(metric, challenger, champion, level)
+            rulings += on_gaps(metric, changes, gaps, whole, self.max_gap_rise)
+        return [*rulings, *self._too_small({n: int(r.sum()) for n, r in everywhere.items() if n not in rows})]
+
+    def _too_small(self, rows: Mapping[str, int]) -> list[Ruling]:
+        """Name the segments that are not judged, the largest first."""
+        if not rows:
+            return []
+        said = [f"{name} ({count} rows)" for name, count in sorted(rows.items(), key=lambda item: -item[1])]
+        more = f" and {len(said) - NAMED} more" if len(said) > NAMED else ""
+        why = f"not judged, having fewer rows than gate.min_segment_rows ({self.min_segment_rows})"
+        return [Ruling(Outcome.PASSED, f"{', '.join(said[:NAMED])}{more}: {why}")]
 
     def _speed(self, challenger: Scores) -> Ruling:
         speedup, floor = challenger.latency.speedup, 1 / (1 + self.max_slowdown)
@@ -294,6 +310,8 @@ def _constraints(challenger: Scores, champion: Scores, target: Target | None) ->
     return rulings
 
 
+NAMED = 5
+"""Segments that one sentence names."""
 NOISE = 0.1
 """What is measured once, without an interval, counts as a gain only where it differs by more than this share."""
 

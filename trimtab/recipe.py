@@ -23,7 +23,7 @@ from trimtab.artifact import Model, fill_folder, read_json, write_json
 from trimtab.candidate import Built, Candidate
 from trimtab.data import Data
 from trimtab.errors import ArtifactError, OutOfTimeError, PluginError, SettingsError, TrimtabError
-from trimtab.technique import FLOAT, ONNX, Job, Technique
+from trimtab.technique import FLOAT, ONNX, About, Job, Technique
 from trimtab.window import Schema
 
 __all__ = ["Kitchen", "Order", "Recipe", "Step"]
@@ -127,13 +127,18 @@ class Recipe(BaseModel):
                     "compressed already; nothing is compressed twice: start from the parent"
                 )
             have = about.gives
-            compressed = not about.renews_parent and (compressed or about.takes == about.gives == parent)
+            compressed = compressed or _departs(about, parent)
         if have not in gives:
             raise SettingsError(
                 f"recipe {self.name!r} ends in format {have}, the targets' runtimes take {' or '.join(gives)}; "
                 "add a technique that converts, such as export"
             )
         return techniques
+
+
+def _departs(about: About, parent: str) -> bool:
+    """Tell whether a step's result is no full model any more, whatever trains it afterwards."""
+    return about.takes == about.gives == parent and not about.renews_parent
 
 
 @dataclass(frozen=True)
@@ -235,6 +240,7 @@ class Kitchen:
             model = Model.at(self.store / made.fingerprint / "model", technique.about.gives)
             if technique.about.gives == self.parent.format:
                 lean = model
+            whole = whole and not _departs(technique.about, self.parent.format)
             if technique.about.renews_parent and whole:
                 parent = model
         fingerprint = built[-1].fingerprint if built else model.digest[:32]

@@ -63,8 +63,8 @@ class About:
     takes, gives
         Formats.
     renews_parent
-        Whether the result is a full model, as the trainer gives them, and becomes the parent of what follows
-        (training does, compressing does not).
+        Whether the result of a full model is a full model, and becomes the parent of what follows (training does,
+        compressing does not). What trains a compressed model leaves the parent as it is.
     needs_data, needs_labels
         Whether it reads rows, and whether it reads their labels.
     needs_teacher
