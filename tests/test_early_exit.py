@@ -22,7 +22,9 @@ from trimtab.data import Data, Role, Rows
 from trimtab.errors import OutOfTimeError, PluginError
 from trimtab.technique import Job
 from trimtab.window import Feature, Schema
+from trimtab_onnx.quantize import QuantizeStatic
 from trimtab_onnx.runtime import OnnxRuntime
+from trimtab_onnx.weights import QuantizeWeights
 from trimtab_torch.exit_early import ExitEarly, _threshold
 from trimtab_torch.exits import costs, cuts
 from trimtab_torch.export import Export
@@ -45,6 +47,48 @@ class Flat(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.head(self.body(image.flatten(1)))
+        return logits
+
+
+class Signal(nn.Module):
+    """A convolution along a signal whose features come before its positions, and are what tells the classes apart."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(shape[0], 8, 3, padding=1)
+        self.body = nn.Sequential(nn.ReLU(), nn.Conv1d(8, 64, 9, padding=4), nn.ReLU(), nn.Conv1d(64, 32, 9, padding=4))
+        self.head = nn.Linear(32, classes)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(self.first(signal)).mean(2))
+        return logits
+
+
+class Turned(nn.Module):
+    """Positions come first, and rows after them, from the first layer to the last."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(shape[1], 16), nn.Linear(16, 64), nn.Linear(64, classes)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        turned = torch.relu(self.first(signal.transpose(0, 1)))
+        logits: Tensor = self.head(torch.relu(self.second(turned)).mean(0))
+        return logits
+
+
+class Widened(nn.Module):
+    """An image that is made larger on the way, in groups of channels."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(shape[0], 8, 3, padding=1), nn.ConvTranspose2d(8, 12, 4, stride=2, padding=1, groups=2), nn.ReLU()
+        )
+        self.head = nn.Linear(12, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(image).mean((2, 3)))
         return logits
 
 
@@ -172,6 +216,39 @@ def test_what_has_no_exit_is_refused_with_the_way_out(digits: Bench, champion: M
     model, data, job = regression(tmp_path)
     with pytest.raises(PluginError, match=r"exit\.early asks how sure a classification is, and this is a regression"):
         ExitEarly().apply(model, data, job)
+
+
+def test_a_signal_is_averaged_over_its_positions_wherever_they_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(600) % 3
+    waves = rng.normal(size=(600, 3, 40)) + 2 * np.eye(3)[labels][:, :, None]
+    bench = Bench(tmp_path, waves.astype(np.float32), labels.astype(np.int64), 400)
+    early = ExitEarly().apply(bench.fit(f"{__name__}:Signal", 4), bench.data, bench.job())
+    assert early.facts["exits"] > 0.9
+    assert answers(early, waves[:5].astype(np.float32), "embedding")[0].shape == (5, 8)
+
+
+def test_a_place_where_rows_are_not_on_the_first_axis_is_passed_over(tmp_path: Path) -> None:
+    bench = Bench.noise(tmp_path, (6, 5))
+    model = bench.fit(f"{__name__}:Turned", 1)
+    with pytest.raises(PluginError, match="finds no place where the graph hangs on one value with a row on each line"):
+        ExitEarly(max_drop=0.9).apply(model, bench.data, bench.job())
+
+
+def test_a_transposed_convolution_counts(tmp_path: Path) -> None:
+    bench = Bench.noise(tmp_path, (2, 6, 6))
+    model = bench.fit(f"{__name__}:Widened", 1)
+    early = ExitEarly(max_drop=0.9).apply(model, bench.data, bench.job())
+    loaded = FloatModel.load(model)
+    assert early.facts["multiply_adds_before"] == multiply_adds(loaded.network, loaded.examples())[""]
+
+
+def test_what_lies_behind_the_exit_stays_float_and_the_facts_say_so(digits: Bench, early: Model) -> None:
+    quantized = QuantizeStatic().apply(early, digits.data, digits.job())
+    last = "network.stages.2.conv2"
+    assert last in quantized.facts["kept_in_float"]
+    assert last not in quantized.facts["quantized_layers"]
+    assert last in QuantizeWeights().apply(early, digits.data, digits.job()).facts["kept_in_float"]
 
 
 def regression(folder: Path) -> tuple[Model, Data, Job]:

@@ -14,7 +14,7 @@ from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
-from trimtab_onnx.layers import layers_of, named, prepared, save, with_products
+from trimtab_onnx.layers import in_branches, layers_of, named, prepared, save, with_products
 from trimtab_onnx.stored import Weight, weights_of
 
 __all__ = ["QuantizeDynamic"]
@@ -90,7 +90,8 @@ class QuantizeDynamic:
                 nodes_to_quantize=[layers[name][0].name for name in chosen],
             )
             save(onnx.load(str(path)), model, job, self.about.name)
-        facts = {"quantized_layers": chosen, "kept_in_float": [name for name in layers if name not in chosen]}
+        kept_in_float = [*(name for name in layers if name not in chosen), *in_branches(proto.graph)]
+        facts = {"quantized_layers": chosen, "kept_in_float": kept_in_float}
         write_json(job.folder / "facts.json", {**model.facts, **facts})
         return Model.at(job.folder, ONNX)
 

@@ -22,7 +22,7 @@ from trimtab.errors import PluginError, SettingsError, nearest
 from trimtab.technique import Job
 from trimtab_onnx.slim import slim
 
-__all__ = ["Layers", "layers_of", "named", "prepared", "quiet", "save", "with_opset", "with_products"]
+__all__ = ["Layers", "in_branches", "layers_of", "named", "prepared", "quiet", "save", "with_opset", "with_products"]
 
 Layers = dict[str, list[onnx.NodeProto]]
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -49,6 +49,7 @@ def prepared(model: Model, name: str) -> Iterator[Path]:
     """
     path = model.folder / "model.onnx"
     graph = onnx.load(str(path), load_external_data=False).graph
+    branched = any(_branches(node) for node in graph.node)  # symbolic inference fails on rows picked by a condition
     few = any(t.data_type in FEW_BITS and len(t.dims) > 1 for t in graph.initializer)
     if few or any(node.op_type in QUANTIZED for node in graph.node):
         raise PluginError(f"{name} takes a float model, and this one is quantized; leave one of the two out")
@@ -60,7 +61,7 @@ def prepared(model: Model, name: str) -> Iterator[Path]:
         raise nothing  # trees, say, whose shapes cannot be inferred
     with tempfile.TemporaryDirectory() as scratch, quiet():
         ready = Path(scratch) / "prepared.onnx"
-        quant_pre_process(str(path), str(ready), auto_merge=True)
+        quant_pre_process(str(path), str(ready), auto_merge=True, skip_symbolic_shape=branched)
         proto = onnx.load(str(ready))
         _name_nodes(proto.graph)
         if not layers_of(proto.graph):
@@ -94,6 +95,16 @@ def layers_of(graph: onnx.GraphProto) -> Layers:
             continue
         reached |= set(node.output)
     return layers
+
+
+def in_branches(graph: onnx.GraphProto) -> list[str]:
+    """Return the layers within branches and loops, such as behind an early exit, into which no quantizer looks."""
+    inner = [branch for node in graph.node for branch in _branches(node)]
+    return [name for branch in inner for name in (*layers_of(branch), *in_branches(branch))]
+
+
+def _branches(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
 
 
 def _layer_name(node: onnx.NodeProto, taken: Mapping[str, list[onnx.NodeProto]]) -> str:

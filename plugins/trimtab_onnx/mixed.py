@@ -13,7 +13,7 @@ from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
-from trimtab_onnx.layers import layers_of, named, prepared, save
+from trimtab_onnx.layers import in_branches, layers_of, named, prepared, save
 from trimtab_onnx.sensitivity import WHOLE, Outcome, Trial, allot
 from trimtab_onnx.stored import Store, Weight, weights_of, with_int4
 
@@ -113,7 +113,7 @@ class QuantizeMixed:
             draft = _Draft(proto, weights, Store(self.block_size), ready.parent / "draft")
             outcome = self._settle(Trial(self.about.name, model, rows, job), draft)
             save(draft.made(outcome.bits), model, job, self.about.name)
-        facts = _facts(weights, outcome, sorted({*layers} - {*weights}))
+        facts = _facts(weights, outcome, [*sorted({*layers} - {*weights}), *in_branches(proto.graph)])
         write_json(job.folder / "facts.json", {**model.facts, **facts})
         return Model.at(job.folder, ONNX)
 

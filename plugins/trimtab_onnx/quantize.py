@@ -16,7 +16,7 @@ from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role, Rows
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
-from trimtab_onnx.layers import Layers, layers_of, named, prepared, save, with_opset
+from trimtab_onnx.layers import Layers, in_branches, layers_of, named, prepared, save, with_opset
 from trimtab_onnx.sensitivity import Outcome, Trial, put_back
 from trimtab_onnx.stored import weights_of
 
@@ -136,7 +136,7 @@ class QuantizeStatic:
             "calibration_rows": len(rows),
             "quantized_nodes": sum(len(nodes) for name, nodes in layers.items() if name not in in_float),
             "quantized_layers": [name for name in layers if name not in in_float],
-            "kept_in_float": [name for name in layers if name in in_float],
+            "kept_in_float": [*(name for name in layers if name in in_float), *in_branches(proto.graph)],
             "lost": outcome.lost,
         }
         write_json(job.folder / "facts.json", {**model.facts, **facts})

@@ -12,7 +12,7 @@ from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
-from trimtab_onnx.layers import layers_of, named, prepared, quiet, save, with_products
+from trimtab_onnx.layers import in_branches, layers_of, named, prepared, quiet, save, with_products
 from trimtab_onnx.stored import Store, weights_of, with_int4
 
 with quiet():  # its import configures the root logger, which is the application's affair
@@ -105,7 +105,8 @@ class QuantizeWeights:
             if packed:
                 proto = self._pack(proto, [layers[name][0].name for name in packed])
             save(proto, model, job, self.about.name)
-        facts = {"bits": bits, "block_size": self.block_size, "kept_in_float": sorted({*layers} - {*weights})}
+        kept_in_float = [*sorted({*layers} - {*weights}), *in_branches(proto.graph)]
+        facts = {"bits": bits, "block_size": self.block_size, "kept_in_float": kept_in_float}
         write_json(job.folder / "facts.json", {**model.facts, **facts})
         return Model.at(job.folder, ONNX)
 

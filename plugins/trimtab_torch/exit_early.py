@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -48,9 +48,10 @@ class ExitEarly:
     No row's answer depends on the others.
 
     How long a row takes then depends on the row. ``embedding`` becomes what the exit looks at. Later
-    techniques see a graph with an ``If``; none of the quantizations looks into it. ``facts.json`` tells the
-    place (``exit``), the rows that left among the held ones (``exits``), the ``threshold`` and the
-    multiply-adds that a held row takes on average. Takes seconds; no label is read.
+    techniques see a graph with an ``If``; none of the quantizations looks into it, as their facts say
+    (``kept_in_float``). ``facts.json`` tells the place (``exit``), the rows that left among the held ones
+    (``exits``), the ``threshold`` and the multiply-adds that a held row takes on average. Takes seconds; no label
+    is read.
 
     Parameters
     ----------
@@ -116,7 +117,7 @@ class ExitEarly:
             best = min(found, key=lambda t: t.cost, default=None)
             if best is None or best.cost >= SAVES * looked.total:
                 raise PluginError(_nothing(found, looked.total, self.max_drop))
-        made = with_exit(proto, best.leave, looked.axes[best.leave.cut.value], PROBABILITIES, EMBEDDING)
+        made = with_exit(proto, best.leave, PROBABILITIES, EMBEDDING)
         onnx.save_model(made, str(path))
         answers = _run(_session(made, job.threads), [PROBABILITIES], held)[0]
         facts |= {
@@ -133,8 +134,8 @@ class ExitEarly:
 
     def _tried(self, looked: _Looked, cut: Cut, job: Job) -> _Tried:
         tick(job.deadline, "exit.early", "lower exit.early.rows")
-        weight, bias = _learnt(looked.train[cut.value], looked.train_answers)
-        early = _softmax(looked.held[cut.value] @ weight.T + bias)
+        weight, bias = _learnt(looked.train[cut.mean], looked.train_answers)
+        early = _softmax(looked.held[cut.mean] @ weight.T + bias)
         sure = early.max(axis=1)
         threshold, left = _threshold(sure, early, looked.held_answers, self.max_drop)
         own = int(weight.size)
@@ -153,7 +154,10 @@ class _Tried:
 
 def _nothing(found: Sequence[_Tried], total: int, max_drop: float) -> str:
     if not found:
-        return "exit.early finds no place where the graph hangs on one value; leave it out of optimize.techniques"
+        return (
+            "exit.early finds no place where the graph hangs on one value with a row on each line; leave it out of "
+            "optimize.techniques"
+        )
     best = min(found, key=lambda t: t.cost)
     return (
         f"exit.early saves nothing: at its best place {best.share:.0%} of the held rows would leave within max_drop "
@@ -170,17 +174,14 @@ class _Looked:
     ----------
     cuts, total
         Of the graph, and its multiply-adds.
-    axes
-        Of the value at each cut.
     train, held
-        Features at each cut, ``[rows, features]``.
+        Features at each cut, ``[rows, features]``, by the cut's ``mean``.
     train_answers, held_answers
         Of the whole network, ``[rows, classes]``.
     """
 
     cuts: tuple[Cut, ...]
     total: int
-    axes: dict[str, int]
     train: dict[str, Array]
     held: dict[str, Array]
     train_answers: Array
@@ -192,31 +193,45 @@ class _Looked:
         graph = proto.graph
         constants = {t.name for t in graph.initializer}
         seen = {n for node in products(graph) for n in (node.input[0], node.output[0])} - constants
-        one = held.take(np.arange(1))
+        one, two = held.take(np.arange(1)), held.take(np.arange(2) % len(held))
         spent = costs(graph, _shapes(proto, sorted(seen), one, threads))
-        places = cuts(graph, spent)
-        axes = {n: len(s) for n, s in _shapes(proto, [c.value for c in places], one, threads).items()}
-        places = [c for c in places if axes[c.value] == 2 or axes[c.value] in SPATIAL]
-        session = _session(_pooling(proto, places, axes), threads)
-        names = [f"{c.value}.pooled" for c in places]
-        sides = [
-            dict(zip(names, values[1:], strict=True)) | {"": values[0]}
-            for values in (_run(session, [PROBABILITIES, *names], rows) for rows in (train, held))
+        places = [
+            replace(cut, over=over)
+            for cut, axes in _of_rows(proto, cuts(graph, spent), (one, two), threads)
+            for over in SPATIAL.get(axes, ())
         ]
-        train_side, held_side = ({c.value: side[f"{c.value}.pooled"] for c in places} for side in sides)
-        return cls(tuple(places), sum(spent), axes, train_side, held_side, sides[0][""], sides[1][""])
+        session = _session(_pooling(proto, places), threads)
+        names = [cut.mean for cut in places]
+        (given, *train_side), (final, *held_side) = (
+            _run(session, [PROBABILITIES, *names], rows) for rows in (train, held)
+        )
+        learnt, judged = (dict(zip(names, side, strict=True)) for side in (train_side, held_side))
+        return cls(tuple(places), sum(spent), learnt, judged, given, final)
 
 
-def _pooling(proto: onnx.ModelProto, places: Sequence[Cut], axes: dict[str, int]) -> onnx.ModelProto:
+def _of_rows(
+    proto: onnx.ModelProto, places: Sequence[Cut], rows: tuple[Rows, Rows], threads: int
+) -> list[tuple[Cut, int]]:
+    """Return the cuts whose value has the rows on its first axis and nowhere else, each with its number of axes.
+
+    Parameters
+    ----------
+    rows
+        One, and two.
+    """
+    one, two = (_shapes(proto, [c.value for c in places], some, threads) for some in rows)
+    return [(c, len(one[c.value])) for c in places if two[c.value] == (2, *one[c.value][1:]) and one[c.value][0] == 1]
+
+
+def _pooling(proto: onnx.ModelProto, places: Sequence[Cut]) -> onnx.ModelProto:
     """Return the model with the mean of each cut's value as outputs more."""
     more = onnx.ModelProto()
     more.CopyFrom(proto)
     for cut in places:
-        name = f"{cut.value}.pooled"
-        nodes, constants = pooled(cut.value, axes[cut.value], name)
+        nodes, constants = pooled(cut, cut.mean)
         more.graph.node.extend(nodes)
         more.graph.initializer.extend(constants)
-        more.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+        more.graph.output.append(helper.make_tensor_value_info(cut.mean, onnx.TensorProto.FLOAT, None))
     return more
 
 

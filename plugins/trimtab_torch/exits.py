@@ -14,9 +14,10 @@ __all__ = ["Cut", "Exit", "costs", "cuts", "pooled", "with_exit"]
 
 Array = npt.NDArray[np.float32]
 
-MULTIPLIES = ("Conv", "Gemm", "MatMul")
-SPATIAL = {4: (2, 3), 3: (1,)}
-"""Axes that are averaged over in a value of so many axes: those of an image, or the positions of a sequence."""
+MULTIPLIES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+SPATIAL: dict[int, tuple[tuple[int, ...], ...]] = {4: ((2, 3),), 3: ((1,), (2,)), 2: ((),)}
+"""Axes that may be averaged over in a value of so many axes: an image's, or the positions of a sequence, which come
+before its features from a matrix product and after them from a convolution."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,19 @@ class Cut:
         How many nodes lie before it.
     before
         Multiply-adds before it.
+    over
+        Axes of the value that are averaged over.
     """
 
     value: str
     nodes: int
     before: int
+    over: tuple[int, ...] = ()
+
+    @property
+    def mean(self) -> str:
+        """Name of what is left when it is averaged."""
+        return f"{self.value}.over{''.join(map(str, self.over))}"
 
 
 @dataclass(frozen=True)
@@ -74,15 +83,17 @@ def costs(graph: onnx.GraphProto, shapes: Mapping[str, Sequence[int]]) -> list[i
     known = {t.name: tuple(t.dims) for t in graph.initializer} | {n: tuple(s) for n, s in shapes.items()}
     found = []
     for node in graph.node:
-        inner = 0
+        taken, inner = node.output[0], 0
         if node.op_type == "Conv":
             inner = int(np.prod(known[node.input[1]][1:]))
+        elif node.op_type == "ConvTranspose":  # every number that comes in meets all kernels of its channel
+            taken, inner = node.input[0], int(np.prod(known[node.input[1]][1:]))
         elif node.op_type == "Gemm":
             turned = any(a.name == "transA" and a.i for a in node.attribute)
             inner = known[node.input[0]][0 if turned else 1]
         elif node.op_type == "MatMul":
             inner = known[node.input[0]][-1]
-        found.append(int(np.prod(known[node.output[0]])) * inner if inner else 0)
+        found.append(int(np.prod(known[taken])) * inner if inner else 0)
     return found
 
 
@@ -108,15 +119,15 @@ def cuts(graph: onnx.GraphProto, spent: Sequence[int]) -> list[Cut]:
     return list(found.values())
 
 
-def pooled(value: str, axes: int, name: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Return what averages a value of so many axes into ``name``, ``[rows, features]``."""
-    if axes == 2:
-        return [helper.make_node("Identity", [value], [name])], []
-    over = numpy_helper.from_array(np.asarray(SPATIAL[axes], dtype=np.int64), f"{name}.axes")
-    return [helper.make_node("ReduceMean", [value, over.name], [name], keepdims=0)], [over]
+def pooled(cut: Cut, name: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    """Return what averages the value at a cut into ``name``, ``[rows, features]``."""
+    if not cut.over:
+        return [helper.make_node("Identity", [cut.value], [name])], []
+    over = numpy_helper.from_array(np.asarray(cut.over, dtype=np.int64), f"{name}.axes")
+    return [helper.make_node("ReduceMean", [cut.value, over.name], [name], keepdims=0)], [over]
 
 
-def with_exit(proto: onnx.ModelProto, leave: Exit, axes: int, main: str, embedding: str) -> onnx.ModelProto:
+def with_exit(proto: onnx.ModelProto, leave: Exit, main: str, embedding: str) -> onnx.ModelProto:
     """Return a model that works on those rows alone, behind the exit, that did not leave there.
 
     A row's answer does not depend on the others: the rest runs (under an ``If``) on the rows that stay, picked
@@ -124,8 +135,6 @@ def with_exit(proto: onnx.ModelProto, leave: Exit, axes: int, main: str, embeddi
 
     Parameters
     ----------
-    axes
-        Of the value at the exit.
     main
         Name of the output with the probabilities.
     """
@@ -133,7 +142,7 @@ def with_exit(proto: onnx.ModelProto, leave: Exit, axes: int, main: str, embeddi
     nodes = list(graph.node)
     head, rest = nodes[: leave.cut.nodes], _needed(nodes[leave.cut.nodes :], main)
     classes = len(leave.bias)
-    pool, constants = pooled(leave.cut.value, axes, embedding)
+    pool, constants = pooled(leave.cut, embedding)
     constants += [
         numpy_helper.from_array(leave.weight, "exit.weight"),
         numpy_helper.from_array(leave.bias, "exit.bias"),
