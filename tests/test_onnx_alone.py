@@ -221,7 +221,7 @@ def schema_of(*names: str, task: Any = "classification", label: str = "label") -
 def fitted(folder: Path, trainer: Any, schema: Schema) -> Model:
     rows = Rows(schema.encode(FRAME), schema.encode_labels(FRAME), np.arange(60, dtype=np.uint64))
     data = Data.write(folder / "data", {Role.TRAIN: rows})
-    (folder / "made").mkdir()
+    (folder / "made").mkdir(parents=True)
     model: Model = trainer.fit(data, Job(folder / "made", 0, schema))
     return model
 
@@ -339,6 +339,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], type[Inpu
         SettingsError,
         r"are no probabilities, .* set model.softmax: true",
     ),
+    "probabilities": (
+        {"x": ["n", 4]},
+        {"p": ["n", 3]},
+        {"softmax": True},
+        SettingsError,
+        r"model.softmax: the answers of .* are probabilities already, .* leave model.softmax out",
+    ),
     "embedding": (
         {"x": ["n", 4]},
         {"p": ["n", 3]},
@@ -356,6 +363,26 @@ def test_what_does_not_fit_is_named_with_the_setting_that_mends_it(tmp_path: Pat
     save(tmp_path / "m.onnx", softmax(), inputs, outputs, {"w": np.ones((columns, outputs.get("p", ["n", 3])[1]))})
     with pytest.raises(error, match=message):
         fitted(tmp_path, OnnxClassifier(str(tmp_path / "m.onnx"), **settings), schema_of(*FEATURES))
+
+
+@pytest.mark.parametrize("shape", [["n", 1], ["n"]])
+@pytest.mark.parametrize("logits", [False, True])
+@pytest.mark.parametrize("classes", [(), ("x", "y"), ("y", "x")])
+def test_of_two_classes_the_probability_of_the_second_will_do(
+    tmp_path: Path, shape: list[Any], logits: bool, classes: tuple[str, ...]
+) -> None:
+    weight = TRUTH[:, :1] if len(shape) == 2 else TRUTH[:, 0]
+    nodes = [node("MatMul", ["x", "w"], ["s"]), node("Sigmoid", ["s"], ["p"])]
+    save(tmp_path / "m.onnx", nodes, {"x": ["n", 4]}, {"s" if logits else "p": shape}, {"w": weight})
+    schema = schema_of(*FEATURES, label="text")
+    trainer = OnnxClassifier(str(tmp_path / "m.onnx"), softmax=logits, classes=classes)
+    answers = OnnxRuntime().load(fitted(tmp_path, trainer, schema)).predict(schema.encode(FRAME))
+    second = 1 / (1 + np.exp(-FRAME[list(FEATURES)].to_numpy() @ TRUTH[:, 0]))
+    wanted = np.stack([1 - second, second], axis=1)
+    assert np.allclose(answers, wanted[:, ::-1] if classes == ("y", "x") else wanted, atol=1e-5)
+    wrong = OnnxClassifier(str(tmp_path / "m.onnx"), softmax=not logits)
+    with pytest.raises(SettingsError, match=r"probabilities already" if not logits else r"set model.softmax: true"):
+        fitted(tmp_path / "wrong", wrong, schema)
 
 
 def test_a_file_whose_answers_hang_together_is_refused(tmp_path: Path) -> None:

@@ -568,6 +568,16 @@ def test_tuning_finds_what_a_poor_setting_hid(claims: Table) -> None:
     assert right[1] > right[0]
 
 
+def test_settings_that_do_not_go_together_end_no_tuning(numbers: Table) -> None:
+    model = numbers.parent(Classifier(family="linear"))
+    ranges = {"estimator__solver": ["lbfgs", "saga"], "estimator__l1_ratio": [0.0, 1.0]}  # lbfgs knows no l1
+    made = numbers.apply(Tune(trials=8, folds=2, ranges=ranges), model)
+    assert made.facts["trials"] == 8
+    assert 1 <= made.facts["failed"] < 8
+    assert "cannot fit the estimator" in made.facts["failed_first"]
+    assert made.facts["loss"] <= made.facts["loss_before"]
+
+
 def test_tuning_takes_the_best_so_far_when_time_runs_out(numbers: Table) -> None:
     model = numbers.parent(Classifier(family="random_forest", arguments={"n_estimators": 10}))
     begin = time.monotonic()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from trimtab.artifact import ONNX, Model, sha256_file, write_json
@@ -16,10 +18,12 @@ from trimtab.data import Data, Role
 from trimtab.errors import ArtifactError, PluginError, SettingsError
 from trimtab.technique import Job
 from trimtab.window import Arrays, Task
-from trimtab_onnx.mapping import Mapped
+from trimtab_onnx.mapping import SECOND, Mapped
 from trimtab_onnx.runtime import OnnxRuntime
 
 __all__ = ["OnnxClassifier", "OnnxRegressor"]
+
+Answers = npt.NDArray[np.float32]
 
 MOST_BYTES = int(1.5 * 2**30)
 BATCHES = (1, 2, 32)
@@ -154,7 +158,7 @@ class OnnxFile:
                 )
         self._check(answers[max(answers)])
 
-    def _check(self, answers: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
+    def _check(self, answers: Answers) -> None:
         """Check what the answers of its task must be."""
 
 
@@ -164,7 +168,7 @@ def _words(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class OnnxClassifier(OnnxFile):
-    """An ONNX file that gives a probability for each class, ``[rows, classes]``.
+    """An ONNX file that gives a probability for each class, ``[rows, classes]``; of two classes the second's will do.
 
     It is read for the first champion, and kept with every version as the parent that compressed models are cut from.
     Nothing is fitted: rows are read to see that it answers them. Its settings are those of
@@ -173,9 +177,10 @@ class OnnxClassifier(OnnxFile):
     Parameters
     ----------
     softmax
-        Whether the output is logits, and a softmax is put behind it.
+        Whether the output is logits, and a softmax is put behind it (a sigmoid, where it is one column).
     classes
-        Labels in the order of the output's columns; without it they are in sorted order, as the schema has them.
+        Labels in the order of the output's columns; without it they are in sorted order, as the schema has them. One
+        column alone, ``[rows, 1]`` or ``[rows]``, is the second of two.
 
     Examples
     --------
@@ -206,12 +211,38 @@ class OnnxClassifier(OnnxFile):
         columns = [str(label) for label in self.classes]
         return tuple(columns.index(str(label)) for label in known)
 
-    def _check(self, answers: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
-        if (answers < -APART).any() or not np.allclose(answers.sum(axis=1), 1, atol=APART):
+    def _try(self, model: Model, inputs: Arrays, job: Job) -> None:
+        super()._try(model, inputs, job)
+        if self.softmax and _are_probabilities(_before_softmax(model, inputs, job)):
             raise SettingsError(
-                f"model.output: the answers of {self.path} are no probabilities, a row sums to {answers[0].sum():.4g}; "
-                "set model.softmax: true where they are logits, or name another model.output"
+                f"model.softmax: the answers of {self.path} are probabilities already, which a softmax would flatten; "
+                "leave model.softmax out, or name the output with the logits in model.output"
             )
+
+    def _check(self, answers: Answers) -> None:
+        if not _are_probabilities(answers):
+            raise SettingsError(
+                f"model.output: the answers of {self.path} are no probabilities, a row sums to {answers[0].sum():.4g} "
+                f"and the least is {answers.min():.4g}; set model.softmax: true where they are logits, or name another "
+                "model.output"
+            )
+
+
+def _are_probabilities(answers: Answers) -> bool:
+    return bool((answers >= -APART).all() and np.allclose(answers.sum(axis=1), 1, atol=APART))
+
+
+def _before_softmax(model: Model, inputs: Arrays, job: Job) -> Answers:
+    """Return what a model would answer without the softmax, or the sigmoid, that was put behind it."""
+    proto = onnx.load(str(model.folder / "model.onnx"))
+    for node in proto.graph.node:
+        if (node.op_type, node.output[0]) in (("Softmax", "probabilities"), ("Sigmoid", SECOND)):
+            node.op_type = "Identity"
+            node.ClearField("attribute")
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save_model(proto, f"{folder}/model.onnx")
+        write_json(Path(folder) / "facts.json", {})
+        return OnnxRuntime().load(Model.at(Path(folder), ONNX), job.threads).predict(inputs)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,15 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from trimtab.errors import SettingsError, nearest
 from trimtab.window import Input, Schema
 
-__all__ = ["Mapped"]
+__all__ = ["SECOND", "Mapped"]
 
 NUMERIC = "numeric"
 PREFIX = "file/"
 CASTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64)
 """Types of an input that numbers are cast to."""
 EMBEDDING = "embedding"
+SECOND = "answer/second"
+"""Probability of the second of two classes, from a file that gives one logit."""
 
 
 @dataclass
@@ -34,7 +36,7 @@ class Mapped:
     inputs, output, embedding
         As the project's settings map them.
     softmax
-        Whether a softmax is put behind the output.
+        Whether a softmax is put behind the output; behind one of a single column a sigmoid.
     order
         Column of each class of the schema; empty: as they come.
     """
@@ -204,9 +206,8 @@ class Mapped:
                 f"model.output: {name!r} gives no array of numbers with a point (of skl2onnx: convert with "
                 "options={'zipmap': False}); name another of " + str(list(outputs))
             )
-        columns = 1 if self.schema.task == "regression" else len(self.schema.classes)
-        flat = self.schema.task == "regression" and len(shape) == 1
-        if shape and not flat and (len(shape) != 2 or shape[1] not in (None, columns)):
+        columns = self._columns_given
+        if shape and not self._is_single(value) and (len(shape) != 2 or shape[1] not in (None, columns)):
             have = ["rows", *("any" if d is None else d for d in shape[1:])]
             labels = f" for the labels {list(self.schema.classes)}" if columns > 1 else ""
             raise SettingsError(
@@ -229,20 +230,43 @@ class Mapped:
             raise SettingsError(f"model.embedding: {self.embedding!r} is no float32 [rows, width]; leave it out")
         return value
 
+    @property
+    def _columns_given(self) -> int:
+        return 1 if self.schema.task == "regression" else len(self.schema.classes)
+
+    def _is_single(self, value: onnx.ValueInfoProto) -> bool:
+        """Tell whether an output is one number a row, where that will do: of two classes it is the second's."""
+        shape = _shape(value)
+        return self._columns_given <= 2 and (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1))
+
     def _give(self, value: onnx.ValueInfoProto, name: str) -> onnx.ValueInfoProto:
         """Lay the way from the file's output to the schema's."""
-        columns = 1 if self.schema.task == "regression" else len(self.schema.classes)
-        name = self._reshaped(name, "answer", [-1, columns])
+        columns, single = self._columns_given, self._is_single(value)
+        name = self._reshaped(name, "answer", [-1, 1 if single else columns])
         if value.type.tensor_type.elem_type != TensorProto.FLOAT:
             self._nodes.append(helper.make_node("Cast", [name], ["answer/float"], to=TensorProto.FLOAT))
             name = "answer/float"
+        if single and columns == 2:
+            name = self._of_both(name)
         if self.order:
             self._constants.append(numpy_helper.from_array(np.array(self.order, np.int64), "answer/order"))
             self._nodes.append(helper.make_node("Gather", [name, "answer/order"], ["answer/ordered"], axis=1))
             name = "answer/ordered"
-        last = helper.make_node("Softmax", [name], [self._main], axis=1) if self.softmax else None
+        last = helper.make_node("Softmax", [name], [self._main], axis=1) if self.softmax and not single else None
         self._nodes.append(last or helper.make_node("Identity", [name], [self._main]))
         return helper.make_tensor_value_info(self._main, TensorProto.FLOAT, ["rows", columns])
+
+    def _of_both(self, name: str) -> str:
+        """Lay the way from what is said of the second class to the probabilities of both."""
+        if self.softmax:
+            self._nodes.append(helper.make_node("Sigmoid", [name], [SECOND]))
+            name = SECOND
+        self._constants.append(numpy_helper.from_array(np.array(1, np.float32), "answer/one"))
+        self._nodes += [
+            helper.make_node("Sub", ["answer/one", name], ["answer/first"]),
+            helper.make_node("Concat", ["answer/first", name], ["answer/both"], axis=1),
+        ]
+        return "answer/both"
 
 
 def _needed(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:

@@ -37,7 +37,8 @@ class Tune:
     The first trial is the estimator as it is, so that what comes out is no worse by the folds' measure: log loss,
     or the mean squared error of a regression. Further ones are drawn by a tree-structured Parzen estimator
     (Bergstra et al. 2011, Optuna's ``TPESampler``). A trial whose folds so far do worse than the median of
-    those before is given up (Optuna's ``MedianPruner``). Rows of one group are in one fold. No row beyond the
+    those before is given up (Optuna's ``MedianPruner``); so are settings that do not fit together, which the facts
+    count (``failed``, with the reason of the first). Rows of one group are in one fold. No row beyond the
     training rows is read. It costs up to ``trials`` times ``folds`` fits.
 
     When the round's minutes do not suffice for another trial and the last fit, the best so far is taken, and
@@ -140,6 +141,7 @@ class _Search:
         self.frame, self.labels = frame_of(spec.schema, rows.inputs), rows.labels
         self.best: Mapping[str, Any] = {}
         self.losses: list[float] = []
+        self.failed: list[str] = []
         self.done = 0
 
     @property
@@ -151,6 +153,7 @@ class _Search:
             "loss_before": self.losses[0],
             "loss": min(self.losses),
             "rows": len(self.frame),
+            **({"failed": len(self.failed), "failed_first": self.failed[0]} if self.failed else {}),
         }
 
     def run(self, trials: int, ranges: Mapping[str, Any]) -> None:
@@ -171,6 +174,11 @@ class _Search:
                 if not self.losses:
                     raise
                 break
+            except PluginError as error:  # settings that do not go together, such as a solver without this penalty
+                if not self.losses:
+                    raise
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                self.failed.append(str(error))
             else:
                 study.tell(trial, loss)
                 self.best = drawn if loss < min(self.losses, default=np.inf) else self.best
