@@ -1,6 +1,7 @@
 """The project file: which source wins, and what is told about a key or value that is wrong."""
 
 import os
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.errors import SettingsError
+from trimtab import discover
+from trimtab.errors import PluginError, SettingsError
+from trimtab.parts import runtimes_of, space_of
 from trimtab.sections import count_of
 from trimtab.settings import Project
+from trimtab.space import Space
 
 ROOT = Path(__file__).parents[1]
 LEAST: dict[str, Any] = {
@@ -61,7 +65,7 @@ def test_the_environment_and_set_take_lists_and_mappings(tmp_path: Path, monkeyp
     monkeypatch.setenv("TRIMTAB_TRIGGER", '{"on": ["worse"]}')
     project = Project.load(write(tmp_path), ["optimize.techniques=[finetune, {export: {opset: 18}}]"])
     assert project.trigger.on == ("worse",)
-    assert project.optimize.choices == [("finetune", {}), ("export", {"opset": 18})]
+    assert project.choices == [("finetune", {}), ("export", {"opset": 18})]
 
 
 def test_on_is_a_word_and_not_true(tmp_path: Path) -> None:
@@ -259,3 +263,34 @@ def test_a_runner_is_told_in_a_word_by_its_address_or_with_its_settings(
 def test_candidates_are_built_by_the_loop_itself_unless_a_runner_is_named(tmp_path: Path) -> None:
     made = Project.load(write(tmp_path)).runner
     assert (made.kind, made.settings) == ("threads", {})
+
+
+@pytest.mark.parametrize("trainer", sorted(discover.installed("trainers")))
+def test_a_project_that_names_no_techniques_tries_those_that_its_trainer_suggests(tmp_path: Path, trainer: str) -> None:
+    project = Project.load(write(tmp_path, model={"trainer": trainer}))
+    space = space_of(project, runtimes_of(project))
+    assert [name for name, _ in project.choices] == [choice.about.name for choice in space.choices]
+    assert list(space.simple())
+    assert not space.unused
+    named = Project.load(write(tmp_path, model={"trainer": trainer}, optimize={"techniques": ["export"]}))
+    assert named.choices == [("export", {})]
+
+
+class Wordless:
+    """A trainer that says nothing of itself."""
+
+    name = "wordless"
+
+
+def test_a_trainer_that_does_not_say_what_it_gives_is_named_with_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = EntryPoint("wordless", f"{__name__}:Wordless", "trimtab.trainers")
+    monkeypatch.setattr(discover, "installed", lambda kind: {"wordless": point})
+    project = Project.load(write(tmp_path, model={"trainer": "wordless"}))
+    with pytest.raises(
+        PluginError, match=r"model.trainer 'wordless' does not say its task and gives; a trainer's class"
+    ):
+        assert project.choices
+    with pytest.raises(SettingsError, match=r"optimize.techniques names nothing, and model.trainer suggests nothing"):
+        Space([])

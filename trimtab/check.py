@@ -31,7 +31,7 @@ from trimtab.recipe import Kitchen, Recipe
 from trimtab.rows import golden_rows
 from trimtab.settings import Project
 from trimtab.space import converter, try_out
-from trimtab.technique import Job, Trainer
+from trimtab.technique import Job, Trainer, trainer_named
 from trimtab.window import Schema, Source, Window
 
 __all__ = ["examine", "gate_notes"]
@@ -89,7 +89,7 @@ def _parts(project: Project) -> list[Callable[[], object]]:
     """Return what makes each part that the settings name; each says for itself what is wrong with it."""
     return [
         lambda: monitors_of(project),
-        *(functools.partial(try_out, name, settings) for name, settings in project.optimize.choices),
+        *(functools.partial(try_out, name, settings) for name, settings in project.choices),
         lambda: runtimes_of(project),
         lambda: _metric(project),
         lambda: sampler_of(project, space_of(project, runtimes_of(project))),
@@ -112,7 +112,7 @@ def _schema(project: Project, history: Window) -> Schema:
     return Schema.freeze(
         project.features,
         history.frame,
-        task=discover.find("trainers", project.model.trainer).task,
+        task=trainer_named(project.model.trainer).task,
         label=project.source.label,
         id=project.source.id,
         group=project.data.group,
@@ -147,7 +147,7 @@ def _try_model(project: Project, schema: Schema, history: Window) -> None:
         kitchen = Kitchen(draft, draft, data, schema, Path(folder) / "steps", project.seed, factory=factory)
         for target in project.targets:
             runtime = runtimes[target.setups[0].word]
-            recipe = Recipe(steps=converter(project.optimize.choices, runtime.takes, parent=draft.format))
+            recipe = Recipe(steps=converter(project.choices, runtime.takes, parent=draft.format))
             model = kitchen.build(recipe, runtime.takes).model
             runtime.load(model, target.threads, target.batch).predict(inputs)
 

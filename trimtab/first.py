@@ -134,7 +134,7 @@ def _export(
     """Convert the model for a target's first runtime, and measure it there, beside itself."""
     setup = target.setups[0]
     formats = parts.runtime(setup).takes
-    recipe = Recipe(steps=converter(parts.project.optimize.choices, formats, parent=parent.format))
+    recipe = Recipe(steps=converter(parts.project.choices, formats, parent=parent.format))
     settings = parts.project.model.settings
     kitchen = Kitchen(
         parent,

@@ -27,7 +27,7 @@ from trimtab.segments import BySegment
 from trimtab.serving import Serving
 from trimtab.settings import Project
 from trimtab.space import Space, converter
-from trimtab.technique import Trainer, untrained
+from trimtab.technique import Trainer, trainer_named, untrained
 from trimtab.window import Batches, Source, Window, with_numbers
 
 __all__ = ["Parts", "assemble"]
@@ -265,14 +265,14 @@ def space_of(project: Project, runtimes: Mapping[str, Runtime]) -> Space:
         When a recipe is in the wrong order or a technique's setting breaks its rule, before anything runs.
     """
     formats = tuple(dict.fromkeys(format for runtime in runtimes.values() for format in runtime.takes))
-    trainer = discover.find("trainers", project.model.trainer, "model")
-    parent: str = trainer.gives
-    space = Space(project.optimize.choices, formats, parent, trained=not untrained(trainer))
+    trainer = trainer_named(project.model.trainer)
+    parent = trainer.gives
+    space = Space(project.choices, formats, parent, trained=not untrained(trainer))
     for recipe in project.optimize.recipes:
         recipe.check(formats, parent)
     for place, target in enumerate(project.targets):
         first = runtimes[target.setups[0].word]  # that the first champion is converted for
-        converter(project.optimize.choices, first.takes, f"targets.{place}", parent)
+        converter(project.choices, first.takes, f"targets.{place}", parent)
     return space
 
 

@@ -306,7 +306,7 @@ class OptimizeSettings(Section):
     ----------
     techniques
         Names, or one-key mappings of a name to its settings, in the order in which they apply. A
-        list as a setting's value means: try each.
+        list as a setting's value means: try each. None: those that the trainer suggests.
     candidates
         Most recipes that a round begins.
     minutes
@@ -333,13 +333,7 @@ class OptimizeSettings(Section):
         confidence is divided among all that are judged, so that fewer can be told apart more finely.
     """
 
-    techniques: tuple[Annotated[str | dict[str, Any], BeforeValidator(_named)], ...] = (
-        "finetune",
-        {"prune.channel": {"ratio": [0.5, 0.7]}},
-        "distill",
-        "export",
-        "quantize.static",
-    )
+    techniques: tuple[Annotated[str | dict[str, Any], BeforeValidator(_named)], ...] | None = None
     candidates: int = Field(default=12, ge=1)
     minutes: float = Field(default=20, gt=0)
     recipes: tuple[Recipe, ...] = ()
@@ -355,14 +349,6 @@ class OptimizeSettings(Section):
         """Settings of the sampler, by its name."""
         named = {self.sampler: None} if isinstance(self.sampler, str) else self.sampler
         return {name: dict(settings or {}) for name, settings in named.items()}
-
-    @property
-    def choices(self) -> list[tuple[str, dict[str, Any]]]:
-        """Names and settings of the techniques, in order."""
-        pairs: list[tuple[str, dict[str, Any]]] = []
-        for item in self.techniques:
-            pairs.extend([(item, {})] if isinstance(item, str) else [(k, dict(v or {})) for k, v in item.items()])
-        return pairs
 
 
 class EnergySettings(Section):

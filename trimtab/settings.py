@@ -40,6 +40,7 @@ from trimtab.sections import (
     SourceSettings,
     WindowSettings,
 )
+from trimtab.technique import trainer_named, usual
 from trimtab.trigger import Trigger
 from trimtab.window import Feature
 
@@ -105,6 +106,21 @@ class Project(BaseSettings):
     journal: JournalSettings = JournalSettings()
 
     _file: ClassVar[dict[str, Any]] = {}
+
+    @property
+    def choices(self) -> list[tuple[str, dict[str, Any]]]:
+        """Names and settings of the techniques of ``optimize``, or of those that the trainer suggests, in order.
+
+        Raises
+        ------
+        PluginError
+            When it names none, and there is no such trainer.
+        """
+        named = self.optimize.techniques
+        pairs: list[tuple[str, dict[str, Any]]] = []
+        for item in usual(trainer_named(self.model.trainer)) if named is None else named:
+            pairs.extend([(item, {})] if isinstance(item, str) else [(k, dict(v or {})) for k, v in item.items()])
+        return pairs
 
     @classmethod
     def settings_customise_sources(

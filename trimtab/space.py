@@ -103,6 +103,10 @@ class Space:
         others = (*self._trains, *self._rungs, *self._recovers)
         self._shrinks = [c for c in floats if c not in others]
         self._tails = _tails([c for c in self.choices if c not in floats], self.formats, parent)
+        if not self.choices:
+            raise SettingsError(
+                "optimize.techniques names nothing, and model.trainer suggests nothing; name some, in their order"
+            )
         if not self._tails:
             raise SettingsError(_no_way([c.label for c in self.choices], self.formats, "the targets", parent))
         if not self._trains and not self._rungs and not any(self._compresses(t) for t in (*self._tails, self._shrinks)):

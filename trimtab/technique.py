@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from trimtab import discover
 from trimtab.artifact import FLOAT, ONNX, Model
 from trimtab.data import Data
+from trimtab.errors import PluginError
 from trimtab.window import Arrays, Schema, Task
 
-__all__ = ["FLOAT", "ONNX", "About", "Job", "Technique", "Trainer", "untrained"]
+__all__ = ["FLOAT", "ONNX", "About", "Job", "Technique", "Trainer", "trainer_named", "untrained", "usual"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ class Trainer(Protocol):
 
     One that hands over a model which nothing can train says why in a text ``untrained``: such a model is only converted
     and compressed, and every verdict repeats it. One that makes models of more than its settings and the rows, such
-    as a file, gives the ``digest`` of that.
+    as a file, gives the ``digest`` of that. ``techniques`` may say what a project's rounds try that names none, as
+    ``optimize.techniques`` would.
     """
 
     name: ClassVar[str]
@@ -158,6 +161,29 @@ class Trainer(Protocol):
     def fit(self, data: Data, job: Job) -> Model:
         """Fit a float model on the training rows, from nothing, into ``job.folder``."""
         ...
+
+
+def trainer_named(name: str) -> type[Trainer]:
+    """Find a trainer by the name that ``model.trainer`` gives it.
+
+    Raises
+    ------
+    PluginError
+        When there is none, it does not import, or it does not say of itself what a trainer must.
+    """
+    found: type[Trainer] = discover.find("trainers", name, "model")
+    missing = [word for word in ("name", "task", "gives") if not hasattr(found, word)]
+    if missing:
+        raise PluginError(
+            f"model.trainer {name!r} does not say its {' and '.join(missing)}; a trainer's class has name, task and "
+            "gives (trimtab.technique.Trainer): install a newer version of it, or name another"
+        )
+    return found
+
+
+def usual(trainer: Trainer | type[Trainer]) -> tuple[str | Mapping[str, Any], ...]:
+    """Return the techniques that projects of a trainer try where they name none; empty where it says nothing."""
+    return tuple(getattr(trainer, "techniques", ()))
 
 
 def untrained(trainer: Trainer | type[Trainer]) -> str:

@@ -49,6 +49,7 @@ class EstimatorTrainer:
 
     task: ClassVar[Task]
     gives: ClassVar[str] = FORMAT
+    techniques: ClassVar[tuple[str, ...]] = ("sklearn.fit", "prune.trees", "sklearn.export")
 
     def __post_init__(self) -> None:
         check_family("model.family", self.family)

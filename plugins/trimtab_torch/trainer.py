@@ -46,6 +46,13 @@ class NetworkTrainer(ABC):
     shift: int = 0
 
     gives: ClassVar[str] = FLOAT
+    techniques: ClassVar[tuple[str | Mapping[str, Any], ...]] = (
+        "finetune",
+        {"prune.channel": {"ratio": [0.5, 0.7]}},
+        "distill",
+        "export",
+        "quantize.static",
+    )
 
     def __post_init__(self) -> None:
         self.settings.check("model")
