@@ -272,6 +272,7 @@ def test_a_project_that_names_no_techniques_tries_those_that_its_trainer_suggest
     assert [name for name, _ in project.choices] == [choice.about.name for choice in space.choices]
     assert list(space.simple())
     assert not space.unused
+    assert not [choice for choice in space.choices if choice.about.experimental]
     named = Project.load(write(tmp_path, model={"trainer": trainer}, optimize={"techniques": ["export"]}))
     assert named.choices == [("export", {})]
 

@@ -233,6 +233,19 @@ def test_a_boosting_with_more_trees_than_values_is_refused(numbers: Table, tmp_p
         Fitted.load(altered(model, tmp_path / "altered", change))
 
 
+def test_a_file_that_unpacks_to_more_than_memory_holds_is_refused_before_it_is_unpacked(
+    forest: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(content: Content) -> None:
+        content["1.npy"] = bytes(20_000_000)
+
+    swollen = altered(forest, tmp_path / "altered", change)
+    monkeypatch.setattr(store, "MOST_BYTES", 10 << 20)
+    assert Fitted.load(forest)
+    with pytest.raises(ArtifactError, match=r"unpacks to 19 MiB, at most 10 MiB are read"):
+        Fitted.load(swollen)
+
+
 def test_a_damaged_file_and_another_version_are_told(forest: Model, tmp_path: Path) -> None:
     path = tmp_path / "estimator.skops"
     path.write_bytes((forest.folder / "estimator.skops").read_bytes()[:999])

@@ -60,7 +60,7 @@ class OnnxFile:
     embedding: str | None = None
 
     gives: ClassVar[str] = ONNX
-    techniques: ClassVar[tuple[str, ...]] = ("optimize.graph", "quantize.static")
+    techniques: ClassVar[tuple[str, ...]] = ("quantize.static", "quantize.dynamic")
     untrained: ClassVar[str] = (
         "nothing was retrained: the model is an ONNX file without a trainer, so its weights stay as they are, and a "
         "round only quantizes it anew on the new rows and optimizes its graph"

@@ -26,6 +26,8 @@ __all__ = ["read", "write"]
 
 SCHEMA = "schema.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)
+MOST_BYTES = 4 << 30
+"""Of what a file unpacks to: an altered one of a few kilobytes could fill the memory."""
 TRUSTED = (
     "numpy.dtype",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -121,6 +123,7 @@ def read(path: Path, version: str) -> BaseEstimator:
             "otherwise: install the former, or let a technique that fits anew (sklearn.fit) begin the recipe"
         )
     try:
+        _check_size(path)
         estimator: BaseEstimator = skops.io.load(path, trusted=list(TRUSTED))
         for part, width in _parts(estimator):
             if isinstance(part, BaseGradientBoosting):
@@ -132,6 +135,13 @@ def read(path: Path, version: str) -> BaseEstimator:
             f"{path} cannot be read as an estimator: {' '.join(str(error).split())[:300]}; restore it"
         ) from error
     return estimator
+
+
+def _check_size(path: Path) -> None:
+    with zipfile.ZipFile(path) as file:
+        size = sum(part.file_size for part in file.infolist())  # no more is read of any part than it says here
+    if size > MOST_BYTES:
+        raise ValueError(f"it unpacks to {size >> 20} MiB, at most {MOST_BYTES >> 20} MiB are read")
 
 
 def _parts(
