@@ -23,6 +23,7 @@ from trimtab.recipe import Recipe
 from trimtab.registry import Version
 from trimtab.runtime import CHAMPION
 from trimtab.search import Search, by_quality
+from trimtab.space import LAST_ADAPTING_RUNG
 from trimtab.stand import Stand, kitchen, take
 
 __all__ = [
@@ -170,7 +171,7 @@ def _rungs(parts: Parts) -> list[Search]:
     settings, space = parts.project.optimize, parts.space
     ladder = [space.adapted(rung) for rung in space.rungs] if settings.ladder else []
     climbed = {r for given in ladder for r in given}
-    adapted = (r for rung in space.rungs if rung < FULL_RUNG for r in space.adapted(rung))
+    adapted = (r for rung in space.rungs if rung < LAST_ADAPTING_RUNG for r in space.adapted(rung))
     cheap = [r for r in (*adapted, *space.untrained()) if r not in climbed]
     few = max(1, settings.candidates // 2)  # the rest of the candidates is for what is drawn
     first = [r for r in (*settings.recipes, *_last_winner(parts)) if r not in climbed]
@@ -178,10 +179,6 @@ def _rungs(parts: Parts) -> list[Search]:
         *(_search(parts, given, len(given)) for given in ladder if given),
         _search(parts, [*first, *cheap[:few]], settings.candidates, cheap[few:]),
     ]
-
-
-FULL_RUNG = 3
-"""Rungs below it take so little that every round tries them; this one and above only a ladder does."""
 
 
 def _search(parts: Parts, given: Sequence[Recipe], candidates: int, later: Sequence[Recipe] = ()) -> Search:

@@ -15,11 +15,12 @@ from trimtab.recipe import Recipe, Step
 from trimtab.sampler import Parameter, Point
 from trimtab.technique import FLOAT, About
 
-__all__ = ["Choice", "Space", "converter", "try_out"]
+__all__ = ["LAST_ADAPTING_RUNG", "Choice", "Space", "converter", "try_out"]
 
 NONE = "none"
 RANGE = frozenset({"low", "high", "step", "log"})
 LAST_ADAPTING_RUNG = 3
+"""It trains every layer. What lies below takes so little that every round tries it."""
 
 
 @dataclass(frozen=True)
