@@ -64,7 +64,7 @@ class QuantizeAware:
         One scale per output channel of a weight instead of one per weight.
     freeze
         Share of the training after which ranges and batch norm statistics stand still, 0 to 1: at 0 they
-        never move.
+        never move. Behind norms that stand still a high learning rate does harm, so that it is late.
     distill
         Share of the float parent's answers in the loss, 0 to 1; the labels have the rest.
     rows
@@ -91,7 +91,7 @@ class QuantizeAware:
     flip: bool | None = None
     shift: int | None = None
     per_channel: bool = True
-    freeze: float = 0.5
+    freeze: float = 0.8
     distill: float = 0.5
     rows: int = 256
 
