@@ -16,7 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from tests import networks
 from tests.test_torch_prune import Bench, logits_of
@@ -29,6 +29,20 @@ from trimtab_torch.prune import PruneChannel
 from trimtab_torch.spec import FloatModel
 from trimtab_torch.structure import LowRank
 from trimtab_torch.train import Scratch
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, and one with its own."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first, self.second, self.own = (nn.Linear(shape[0], shape[0]) for _ in range(3))
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(shape[0], classes)
+
+    def forward(self, values: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.relu(self.own(torch.relu(self.second(torch.relu(self.first(values)))))))
+        return logits
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,6 +129,16 @@ def test_network_of_any_kind_is_split_rebuilt_and_exported(name: str, tmp_path: 
         assert "has no attribute 'weight'" in split.facts["left_alone"]["encoder.layers.0.linear1"]
     if name == "MobileNet":
         assert split.facts["left_alone"]["blocks.0.depthwise.0"] == "a grouped or transposed convolution"
+
+
+def test_layers_that_share_a_weight_go_on_sharing_it(tmp_path: Path) -> None:
+    bench = Bench.noise(tmp_path, (48,))
+    split = factorized(bench.fit(f"{__name__}:Tied"), bench, rank="share", keep=0.1)
+    shared = "it shares its weight with another layer"
+    assert [name for name, why in split.facts["left_alone"].items() if why == shared] == ["first", "second"]
+    assert list(split.facts["ranks"]) == ["own"]
+    network: Any = FloatModel.load(split).network
+    assert network.first.weight is network.second.weight
 
 
 @given(st.integers(2, 24), st.integers(2, 24), st.floats(0.05, 0.95), st.integers(1, 5))

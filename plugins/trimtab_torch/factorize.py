@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -135,8 +136,12 @@ class Factorize:
         """Return the layers to split, and those to leave alone with the reason."""
         splits: list[Split] = []
         alone: dict[str, str] = {}
+        readers = Counter(id(weight) for _, weight in network.named_parameters(remove_duplicate=False))
         for name, layer in executed(network, examples).items():
             tick(deadline, self.about.name)
+            if readers[id(layer.weight)] > 1:
+                alone[name] = "it shares its weight with another layer"
+                continue
             tried = [self._split(name, layer, scheme) for scheme in self._schemes(layer)]
             saving = [s for s in tried if s.cost < 1 and 1 - s.cost >= self.saving]
             if not tried:
