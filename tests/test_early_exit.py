@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from trimtab.data import Data, Role, Rows
 from trimtab.errors import OutOfTimeError, PluginError
 from trimtab.technique import Job
 from trimtab.window import Feature, Schema
+from trimtab_onnx.half import QuantizeFloat16
 from trimtab_onnx.quantize import QuantizeStatic
 from trimtab_onnx.runtime import OnnxRuntime
 from trimtab_onnx.weights import QuantizeWeights
@@ -61,6 +63,20 @@ class Signal(nn.Module):
 
     def forward(self, signal: Tensor) -> Tensor:
         logits: Tensor = self.head(self.body(self.first(signal)).mean(2))
+        return logits
+
+
+class Deep(nn.Module):
+    """Layers of products, most of whose work lies behind the first."""
+
+    def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(int(np.prod(shape)), 32), nn.Linear(32, 256)
+        self.third, self.head = nn.Linear(256, 256), nn.Linear(256, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        hidden = torch.relu(self.second(torch.relu(self.first(image.flatten(1)))))
+        logits: Tensor = self.head(torch.relu(self.third(hidden)))
         return logits
 
 
@@ -249,6 +265,21 @@ def test_what_lies_behind_the_exit_stays_float_and_the_facts_say_so(digits: Benc
     assert last in quantized.facts["kept_in_float"]
     assert last not in quantized.facts["quantized_layers"]
     assert last in QuantizeWeights().apply(early, digits.data, digits.job()).facts["kept_in_float"]
+
+
+@pytest.mark.parametrize("technique", [QuantizeWeights(), QuantizeWeights(bits=4), QuantizeFloat16(), QuantizeStatic()])
+def test_products_behind_the_exit_stay_float_and_are_named(digits: Bench, tmp_path: Path, technique: Any) -> None:
+    early = ExitEarly(max_drop=0.5).apply(digits.fit(f"{__name__}:Deep", 2), digits.data, digits.job())
+    made = technique.apply(early, digits.data, digits.job())
+    graph = onnx.load(made.folder / "model.onnx").graph
+    (branch,) = [a.g for node in graph.node if node.op_type == "If" for a in node.attribute if a.name == "then_branch"]
+    assert {t.data_type for t in branch.initializer if len(t.dims) == 2} == {onnx.TensorProto.FLOAT}
+    products = [node for node in branch.node if node.op_type in ("Gemm", "MatMul")]
+    assert len(products) == len(
+        [n for n in made.facts["kept_in_float"] if "second" in n or "third" in n or "head" in n]
+    )
+    images = digits.data.rows(Role.JUDGE).inputs["x"]
+    assert np.abs(answers(early, images)[0] - answers(made, images)[0]).max() < 0.2
 
 
 def regression(folder: Path) -> tuple[Model, Data, Job]:

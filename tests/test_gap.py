@@ -49,6 +49,29 @@ def test_an_interval_of_an_error_holds_as_often_as_it_says_and_little_more() -> 
     assert 0.83 <= held / draws <= 0.96
 
 
+def test_rows_of_one_group_on_both_sides_are_not_taken_as_independent() -> None:
+    """A group's luck in the segment is its bad luck in the rest: the gap moves twice as far."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(100, dtype=np.uint64), 2)
+    inside = np.arange(200) % 2 == 0
+    held, draws = 0, 150
+    for _ in range(draws):
+        before, luck = rng.random(200) < 0.5, rng.random(100) < 0.5
+        after = np.where(np.where(inside, np.repeat(luck, 2), ~np.repeat(luck, 2)), True, before)
+        new, old = (Answers(a.outputs, a.labels, groups) for a in (classified(after), classified(before)))
+        gap = compare_gap(Accuracy(), new, old, inside, 0.9)
+        held += gap.gain.low <= 0 <= gap.gain.high
+    assert 0.83 <= held / draws <= 0.97
+
+
+def test_a_segment_of_too_few_groups_is_undecided_however_many_there_are_elsewhere() -> None:
+    rng = np.random.default_rng(0)
+    old, new = (predicted(spread * rng.normal(size=ROWS)) for spread in (1.0, 0.7))
+    few = np.arange(ROWS) < 8
+    assert np.isnan(compare_gap(Rmse(), new, old, few, 0.998).gain.low)
+    assert np.isfinite(compare_gap(Rmse(), new, old, few, 0.95).gain.low)
+
+
 def test_a_segment_of_all_rows_is_behind_by_nothing_and_one_of_none_by_no_number() -> None:
     new, old = classified(np.arange(ROWS) % 10 > 0), classified(np.arange(ROWS) % 5 > 0)
     everything = compare_gap(Accuracy(), new, old, np.ones(ROWS, bool), 0.95)

@@ -456,6 +456,27 @@ def test_a_segment_that_stays_small_need_not_stop_every_promotion() -> None:
     assert "site=tiny (8 rows): not judged, having fewer rows than gate.min_segment_rows (9)" in lenient.reasons
 
 
+def test_a_gate_that_lets_every_segment_go_unjudged_promotes_nothing() -> None:
+    where = np.array([["site=a"]] * ROWS)
+    better, champion = (scores(judged=said(right(share), segments=where)) for share in (0.95, 0.9))
+    verdict = judge(better, champion, Gate(max_segment_drop=0.05, min_segment_rows=ROWS + 1))
+    assert verdict.outcome is Outcome.UNKNOWN
+    assert verdict.reasons[0].endswith(f"no segment has {ROWS + 1} judge rows (gate.min_segment_rows): lower it")
+
+
+def test_a_segment_that_seems_to_lose_is_not_one_to_look_away_from() -> None:
+    where = np.array([["site=tiny"]] * 8 + [["site=a"]] * (ROWS - 8))
+    hits = right(0.9)
+    hits[:8] = True
+    lost = hits.copy()
+    lost[:2] = False
+    champion, worse = (scores(judged=said(h, segments=where)) for h in (hits, lost))
+    verdict = judge(worse, champion, Gate(max_segment_drop=0.05, max_quality_drop=0.5, max_total_drop=0.5))
+    reason = next(r for r in verdict.reasons if "site=tiny" in r)
+    assert "more rows like these would refuse it" in reason
+    assert "min_segment_rows" not in reason
+
+
 def test_more_segments_ask_for_more_proof() -> None:
     gate = Gate(max_segment_drop=0.0028)
     right_ones = right(0.9, 4000)

@@ -380,9 +380,20 @@ def test_of_two_classes_the_probability_of_the_second_will_do(
     second = 1 / (1 + np.exp(-FRAME[list(FEATURES)].to_numpy() @ TRUTH[:, 0]))
     wanted = np.stack([1 - second, second], axis=1)
     assert np.allclose(answers, wanted[:, ::-1] if classes == ("y", "x") else wanted, atol=1e-5)
-    wrong = OnnxClassifier(str(tmp_path / "m.onnx"), softmax=not logits)
-    with pytest.raises(SettingsError, match=r"probabilities already" if not logits else r"set model.softmax: true"):
-        fitted(tmp_path / "wrong", wrong, schema)
+    if logits:
+        with pytest.raises(SettingsError, match=r"the least is -.* set model.softmax: true"):
+            fitted(tmp_path / "wrong", OnnxClassifier(str(tmp_path / "m.onnx")), schema)
+
+
+def test_logits_of_one_column_that_look_like_probabilities_are_taken_as_what_they_are_said_to_be(
+    tmp_path: Path,
+) -> None:
+    nodes = [node("MatMul", ["x", "w"], ["s"]), node("Tanh", ["s"], ["t"]), node("Abs", ["t"], ["between"])]
+    save(tmp_path / "m.onnx", nodes, {"x": ["n", 4]}, {"between": ["n", 1]}, {"w": TRUTH[:, :1]})
+    schema = schema_of(*FEATURES, label="text")
+    trainer = OnnxClassifier(str(tmp_path / "m.onnx"), softmax=True)
+    answers = OnnxRuntime().load(fitted(tmp_path, trainer, schema)).predict(schema.encode(FRAME))
+    assert (answers[:, 1] >= 0.5).all()
 
 
 def test_a_file_whose_answers_hang_together_is_refused(tmp_path: Path) -> None:

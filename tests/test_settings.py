@@ -293,5 +293,5 @@ def test_a_trainer_that_does_not_say_what_it_gives_is_named_with_what_it_lacks(
         PluginError, match=r"model.trainer 'wordless' does not say its task and gives; a trainer's class"
     ):
         assert project.choices
-    with pytest.raises(SettingsError, match=r"optimize.techniques names nothing, and model.trainer suggests nothing"):
+    with pytest.raises(SettingsError, match=r"optimize.techniques names nothing, and the trainer suggests nothing"):
         Space([])

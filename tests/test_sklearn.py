@@ -237,7 +237,8 @@ def test_a_file_that_unpacks_to_more_than_memory_holds_is_refused_before_it_is_u
     forest: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def change(content: Content) -> None:
-        content["1.npy"] = bytes(20_000_000)
+        first = next(name for name in content if name.endswith(".npy"))
+        content[first] = bytes(20_000_000)
 
     swollen = altered(forest, tmp_path / "altered", change)
     monkeypatch.setattr(store, "MOST_BYTES", 10 << 20)
@@ -589,6 +590,21 @@ def test_settings_that_do_not_go_together_end_no_tuning(numbers: Table) -> None:
     assert 1 <= made.facts["failed"] < 8
     assert "cannot fit the estimator" in made.facts["failed_first"]
     assert made.facts["loss"] <= made.facts["loss_before"]
+
+
+def test_a_part_of_a_file_counts_as_often_as_it_is_named(
+    forest: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(content: Content) -> None:
+        parts = [n for n in content if n.endswith(".npy")]
+        largest = max(parts, key=lambda n: len(content[n]))
+        content["schema.json"]["again"] = [{"file": largest}] * 100
+
+    swollen = altered(forest, tmp_path / "altered", change)
+    packed = sum(part.file_size for part in zipfile.ZipFile(swollen.folder / "estimator.skops").infolist())
+    monkeypatch.setattr(store, "MOST_BYTES", 2 * packed)
+    with pytest.raises(ArtifactError, match=r"MiB are read"):
+        Fitted.load(swollen)
 
 
 def test_tuning_takes_the_best_so_far_when_time_runs_out(numbers: Table) -> None:

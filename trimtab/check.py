@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,6 +59,10 @@ def examine(config: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         with _noted(problems):
             part()
     with _noted(problems):
+        for name, settings in project.choices:
+            with _noted(problems):
+                try_out(name, settings)
+    with _noted(problems):
         written = {step.technique for recipe in project.optimize.recipes for step in recipe.steps}
         idle = space_of(project, runtimes_of(project)).unused
         notes.extend(why for label, why in idle.items() if label not in written)
@@ -89,7 +92,6 @@ def _parts(project: Project) -> list[Callable[[], object]]:
     """Return what makes each part that the settings name; each says for itself what is wrong with it."""
     return [
         lambda: monitors_of(project),
-        *(functools.partial(try_out, name, settings) for name, settings in project.choices),
         lambda: runtimes_of(project),
         lambda: _metric(project),
         lambda: sampler_of(project, space_of(project, runtimes_of(project))),

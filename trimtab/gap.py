@@ -33,9 +33,9 @@ def compare_gap(metric: Metric, challenger: Answers, other: Answers, inside: Mas
     """Compare by how much a segment is behind all rows with one model and with another; a gain where that fell.
 
     Accuracy is a mean over rows: the gap to all rows is the gap to the rest of them, times the rest's share. Segment
-    and rest have no row in common, so that their difference has the interval of Zou and Donner (2008), from those of
-    the two paired proportions. Of any other metric the gap itself is bootstrapped over groups, in which both models
-    meet the same draws.
+    and rest have no row in common; where they share no group either, their difference has the interval of Zou and
+    Donner (2008), from those of the two paired proportions. Else, and of any other metric, the gap itself is
+    bootstrapped over groups, in which both models meet the same draws.
 
     Parameters
     ----------
@@ -66,7 +66,8 @@ def compare_gap(metric: Metric, challenger: Answers, other: Answers, inside: Mas
     known = arrived(other.labels)
     new, old, inside = challenger.take(known), other.take(known), inside[known]
     before, after = (behind(metric, score(metric, a.take(inside)), score(metric, a)) for a in (old, new))
-    interval = _beside_the_rest if isinstance(metric, Accuracy) else _resampled
+    apart = not np.intersect1d(old.groups[inside], old.groups[~inside]).size
+    interval = _beside_the_rest if isinstance(metric, Accuracy) and apart else _resampled
     gain = interval(metric, new, old, inside, confidence)
     return Change(before, after, gain, int(inside.sum()), confidence, larger_is_better=False, relative=metric.relative)
 
@@ -94,7 +95,11 @@ def _resampled(metric: Metric, new: Answers, old: Answers, inside: Mask, confide
         return np.where(after == before, 0.0, gain)
 
     value = float(fall(np.ones((1, len(old))))[0])
-    return Interval(value, *bootstrap(fall, old.groups, confidence))
+    low, high = bootstrap(fall, old.groups, confidence)
+    # Percentiles cannot leave the range of a segment's own few groups, however many there are elsewhere.
+    if 2.0 ** (1 - len(np.unique(old.groups[inside]))) > 1 - confidence:
+        low = high = math.nan
+    return Interval(value, low, high)
 
 
 def _behind(metric: Metric, segment: Floats, whole: Floats) -> Floats:

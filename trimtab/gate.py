@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from trimtab.benchmark import Scores, compare
 from trimtab.gap import compare_gap
 from trimtab.metric import Answers, Metric
-from trimtab.ruling import Outcome, Ruling, on_gaps, on_quality, on_segments
+from trimtab.ruling import Outcome, Ruling, lags, on_gaps, on_quality, on_segments
 from trimtab.runtime import Target
 
 __all__ = ["Gate", "Outcome", "Verdict"]
@@ -69,7 +69,7 @@ class Gate(BaseModel):
         not judged. With it a proven rise in a segment in which the champion is behind is a gain.
     min_segment_rows
         Fewest judge rows of a segment that is judged. By default every segment is, and one that is too small to
-        be decided stops every promotion; segments with fewer rows are named in the verdict, and decide nothing.
+        be decided stops every promotion; segments with fewer rows decide nothing, and the verdict names the largest.
     keep
         Largest loss on the golden rows against the champion, where the project names some.
     min_gain
@@ -203,12 +203,16 @@ class Gate(BaseModel):
             return [Ruling(Outcome.UNKNOWN, f"gate.{asked[0]} is set, but data.segments names no column")]
         everywhere = {str(n): (champion.segments == n).any(axis=1) for n in np.unique(champion.segments)}
         rows = {name: inside for name, inside in everywhere.items() if inside.sum() >= self.min_segment_rows}
+        if not rows:
+            why = f"no segment has {self.min_segment_rows} judge rows (gate.min_segment_rows): lower it"
+            return [Ruling(Outcome.UNKNOWN, f"gate.{asked[0]} is set, and {why}")]
         level = self.level(comparisons * len(rows))
         changes = {n: compare(metric, challenger.take(r), champion.take(r), level) for n, r in rows.items()}
         rulings = [] if self.max_segment_drop is None else on_segments(metric, changes, self.max_segment_drop)
         if self.max_gap_rise is not None:
-            gaps = {n: compare_gap(metric, challenger, champion, r, level) for n, r in rows.items()}
             whole = compare(metric, challenger, champion, level)
+            lagging = [name for name, change in changes.items() if lags(metric, change, whole)]
+            gaps = {n: compare_gap(metric, challenger, champion, rows[n], level) for n in lagging}
             rulings += on_gaps(metric, changes, gaps, whole, self.max_gap_rise)
         return [*rulings, *self._too_small({n: int(r.sum()) for n, r in everywhere.items() if n not in rows})]
 

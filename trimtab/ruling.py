@@ -11,7 +11,7 @@ from trimtab.benchmark import Change
 from trimtab.gap import behind
 from trimtab.metric import Metric, utility
 
-__all__ = ["Outcome", "Ruling", "on_gaps", "on_quality", "on_segments"]
+__all__ = ["Outcome", "Ruling", "lags", "on_gaps", "on_quality", "on_segments"]
 
 
 class Outcome(StrEnum):
@@ -56,10 +56,27 @@ def on_segments(metric: Metric, changes: Mapping[str, Change], margin: float) ->
     return [r for r in rulings if r.outcome is not Outcome.PASSED] or [held]
 
 
+def lags(metric: Metric, segment: Change, whole: Change) -> bool:
+    """Tell whether a segment is behind all rows, with either of the two models."""
+    return any(_is_behind(metric, getattr(segment, at), getattr(whole, at)) for at in ("before", "after"))
+
+
 def on_gaps(
     metric: Metric, changes: Mapping[str, Change], gaps: Mapping[str, Change], whole: Change, margin: float
 ) -> list[Ruling]:
-    """Judge by how much more each segment is behind all rows; a proven rise where the champion is behind is a gain."""
+    """Judge by how much more each segment is behind all rows; a proven rise where the champion is behind is a gain.
+
+    Parameters
+    ----------
+    changes
+        Of quality, by segment.
+    gaps
+        By how much segments are behind all rows, of those that :func:`lags` names.
+    whole
+        Change of quality on all rows.
+    margin
+        Largest rise of a gap.
+    """
     rulings = []
     for name, change in changes.items():
         if _is_behind(metric, change.after, whole.after):
@@ -75,7 +92,8 @@ def on_gaps(
 def _in_segment(name: str, change: Change, margin: float) -> Ruling:
     """Judge a segment, of which a mere hold is no gain; say how not to be stopped by one that stays small."""
     ruling = replace(on_quality(name, change, margin), gain=None)
-    if ruling.outcome is not Outcome.UNKNOWN:
+    lost = change.gain.value < -margin  # more rows would show it, and must not be looked away from
+    if ruling.outcome is not Outcome.UNKNOWN or lost or not change.rows:
         return ruling
     return replace(ruling, reason=f"{ruling.reason}, or gate.min_segment_rows above {change.rows}")
 

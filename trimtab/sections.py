@@ -333,7 +333,9 @@ class OptimizeSettings(Section):
         confidence is divided among all that are judged, so that fewer can be told apart more finely.
     """
 
-    techniques: tuple[Annotated[str | dict[str, Any], BeforeValidator(_named)], ...] | None = None
+    techniques: tuple[Annotated[str | dict[str, Any], BeforeValidator(_named)], ...] | None = Field(
+        default=None, min_length=1
+    )
     candidates: int = Field(default=12, ge=1)
     minutes: float = Field(default=20, gt=0)
     recipes: tuple[Recipe, ...] = ()

@@ -106,7 +106,7 @@ class Space:
         self._tails = _tails([c for c in self.choices if c not in floats], self.formats, parent)
         if not self.choices:
             raise SettingsError(
-                "optimize.techniques names nothing, and model.trainer suggests nothing; name some, in their order"
+                "optimize.techniques names nothing, and the trainer suggests nothing; name some, in their order"
             )
         if not self._tails:
             raise SettingsError(_no_way([c.label for c in self.choices], self.formats, "the targets", parent))

@@ -18,7 +18,7 @@ from trimtab.data import Data, Role
 from trimtab.errors import ArtifactError, PluginError, SettingsError
 from trimtab.technique import Job
 from trimtab.window import Arrays, Task
-from trimtab_onnx.mapping import SECOND, Mapped
+from trimtab_onnx.mapping import Mapped
 from trimtab_onnx.runtime import OnnxRuntime
 
 __all__ = ["OnnxClassifier", "OnnxRegressor"]
@@ -145,7 +145,7 @@ class OnnxFile:
             except Exception as error:  # of what the graph trips over
                 raise PluginError(
                     f"model.path: {self.path} does not answer {count} rows at once: {_words(error)}; "
-                    "export it with a batch of any size"
+                    "export it with a batch of any size, and with its output's shape"
                 ) from error
             if len(answers[count]) != count or not np.isfinite(answers[count]).all():
                 raise PluginError(
@@ -214,7 +214,8 @@ class OnnxClassifier(OnnxFile):
 
     def _try(self, model: Model, inputs: Arrays, job: Job) -> None:
         super()._try(model, inputs, job)
-        if self.softmax and _are_probabilities(_before_softmax(model, inputs, job)):
+        raw = _before_softmax(model, inputs, job) if self.softmax else None
+        if raw is not None and _are_probabilities(raw):
             raise SettingsError(
                 f"model.softmax: the answers of {self.path} are probabilities already, which a softmax would flatten; "
                 "leave model.softmax out, or name the output with the logits in model.output"
@@ -233,13 +234,17 @@ def _are_probabilities(answers: Answers) -> bool:
     return bool((answers >= -APART).all() and np.allclose(answers.sum(axis=1), 1, atol=APART))
 
 
-def _before_softmax(model: Model, inputs: Arrays, job: Job) -> Answers:
-    """Return what a model would answer without the softmax, or the sigmoid, that was put behind it."""
+def _before_softmax(model: Model, inputs: Arrays, job: Job) -> Answers | None:
+    """Return what a model would answer without the softmax that was put behind it.
+
+    None where that is a sigmoid: logits of a single column may all lie between 0 and 1, and then look no different.
+    """
     proto = onnx.load(str(model.folder / "model.onnx"))
-    for node in proto.graph.node:
-        if (node.op_type, node.output[0]) in (("Softmax", "probabilities"), ("Sigmoid", SECOND)):
-            node.op_type = "Identity"
-            node.ClearField("attribute")
+    last = next(node for node in proto.graph.node if node.output[0] == "probabilities")
+    if last.op_type != "Softmax":
+        return None
+    last.op_type = "Identity"
+    last.ClearField("attribute")
     with tempfile.TemporaryDirectory() as folder:
         onnx.save_model(proto, f"{folder}/model.onnx")
         write_json(Path(folder) / "facts.json", {})

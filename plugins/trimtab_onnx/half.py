@@ -13,7 +13,7 @@ from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data, Role
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
-from trimtab_onnx.layers import Layers, layers_of, named, prepared, save
+from trimtab_onnx.layers import Layers, every_node, in_branches, layers_of, named, prepared, save
 from trimtab_onnx.sensitivity import Outcome, Trial, put_back
 from trimtab_onnx.stored import Store, weights_of
 
@@ -115,7 +115,7 @@ class QuantizeFloat16:
         in_float = kept | {*outcome.in_float}
         if self.compute == "float32":
             in_float = frozenset(layers) - weights_of(proto, in_float).keys()
-        facts = {**_facts(layers, in_float, outcome), "compute": self.compute}
+        facts = {**_facts(layers, in_float, outcome, in_branches(proto.graph)), "compute": self.compute}
         write_json(job.folder / "facts.json", {**model.facts, **facts})
         return Model.at(job.folder, ONNX)
 
@@ -128,15 +128,15 @@ class QuantizeFloat16:
             Store(1).put(copy.graph, weights, dict.fromkeys(weights, 16))
             return copy
         halved = {node.name for name, nodes in layers.items() if name not in in_float for node in nodes}
-        whole = [node.name for node in proto.graph.node if node.name not in halved]
+        whole = [node.name for node in every_node(proto.graph) if node.name not in halved]
         converted = float16.convert_float_to_float16(copy, keep_io_types=True, node_block_list=whole)
         return _without_detours(converted)
 
 
-def _facts(layers: Layers, in_float: frozenset[str], outcome: Outcome) -> dict[str, object]:
+def _facts(layers: Layers, in_float: frozenset[str], outcome: Outcome, beyond: list[str]) -> dict[str, object]:
     return {
         "halved_layers": [name for name in layers if name not in in_float],
-        "kept_in_float": [name for name in layers if name in in_float],
+        "kept_in_float": [*(name for name in layers if name in in_float), *beyond],
         "lost": outcome.lost,
     }
 

@@ -22,7 +22,18 @@ from trimtab.errors import PluginError, SettingsError, nearest
 from trimtab.technique import Job
 from trimtab_onnx.slim import slim
 
-__all__ = ["Layers", "in_branches", "layers_of", "named", "prepared", "quiet", "save", "with_opset", "with_products"]
+__all__ = [
+    "Layers",
+    "every_node",
+    "in_branches",
+    "layers_of",
+    "named",
+    "prepared",
+    "quiet",
+    "save",
+    "with_opset",
+    "with_products",
+]
 
 Layers = dict[str, list[onnx.NodeProto]]
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -71,9 +82,10 @@ def prepared(model: Model, name: str) -> Iterator[Path]:
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
-    taken = Counter(node.name for node in graph.node)
+    nodes = list(every_node(graph))
+    taken = Counter(node.name for node in nodes)
     fresh = (name for number in itertools.count() if (name := f"node{number}") not in taken)
-    for node in graph.node:
+    for node in nodes:
         if not node.name or taken[node.name] > 1:
             node.name = next(fresh)
 
@@ -95,6 +107,14 @@ def layers_of(graph: onnx.GraphProto) -> Layers:
             continue
         reached |= set(node.output)
     return layers
+
+
+def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph, and of the branches and loops in it."""
+    for node in graph.node:
+        yield node
+        for branch in _branches(node):
+            yield from every_node(branch)
 
 
 def in_branches(graph: onnx.GraphProto) -> list[str]:

@@ -12,15 +12,13 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from trimtab.errors import SettingsError, nearest
 from trimtab.window import Input, Schema
 
-__all__ = ["SECOND", "Mapped"]
+__all__ = ["Mapped"]
 
 NUMERIC = "numeric"
 PREFIX = "file/"
 CASTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.INT64)
 """Types of an input that numbers are cast to."""
 EMBEDDING = "embedding"
-SECOND = "answer/second"
-"""Probability of the second of two classes, from a file that gives one logit."""
 
 
 @dataclass
@@ -259,8 +257,8 @@ class Mapped:
     def _of_both(self, name: str) -> str:
         """Lay the way from what is said of the second class to the probabilities of both."""
         if self.softmax:
-            self._nodes.append(helper.make_node("Sigmoid", [name], [SECOND]))
-            name = SECOND
+            self._nodes.append(helper.make_node("Sigmoid", [name], ["answer/second"]))
+            name = "answer/second"
         self._constants.append(numpy_helper.from_array(np.array(1, np.float32), "answer/one"))
         self._nodes += [
             helper.make_node("Sub", ["answer/one", name], ["answer/first"]),

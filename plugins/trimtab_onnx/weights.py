@@ -12,7 +12,7 @@ from trimtab.artifact import ONNX, Model, write_json
 from trimtab.data import Data
 from trimtab.errors import PluginError
 from trimtab.technique import About, Job
-from trimtab_onnx.layers import in_branches, layers_of, named, prepared, quiet, save, with_products
+from trimtab_onnx.layers import every_node, in_branches, layers_of, named, prepared, quiet, save, with_products
 from trimtab_onnx.stored import Store, weights_of, with_int4
 
 with quiet():  # its import configures the root logger, which is the application's affair
@@ -117,7 +117,7 @@ class QuantizeWeights:
             block_size=self.block_size,
             is_symmetric=True,
             accuracy_level=INT8_PRODUCTS,
-            nodes_to_exclude=[n.name for n in proto.graph.node if n.name not in nodes],
+            nodes_to_exclude=[n.name for n in every_node(proto.graph) if n.name not in nodes],
             quant_format=quantization.QuantFormat.QOperator,
         )
         quantizer.process()

@@ -139,7 +139,12 @@ def read(path: Path, version: str) -> BaseEstimator:
 
 def _check_size(path: Path) -> None:
     with zipfile.ZipFile(path) as file:
-        size = sum(part.file_size for part in file.infolist())  # no more is read of any part than it says here
+        size = file.getinfo(SCHEMA).file_size
+        described = json.loads(file.read(SCHEMA)) if size <= MOST_BYTES else {}
+        named = [node["file"] for node in _nodes(described) if isinstance(node.get("file"), str)]
+        size += sum(file.getinfo(name).file_size for name in named)  # a part is read as often as it is named
+    if packed := [name for name in named if not name.endswith(".npy")]:
+        raise ValueError(f"{packed[0]} is no array as one is written")
     if size > MOST_BYTES:
         raise ValueError(f"it unpacks to {size >> 20} MiB, at most {MOST_BYTES >> 20} MiB are read")
 

@@ -142,6 +142,7 @@ class _Search:
         self.best: Mapping[str, Any] = {}
         self.losses: list[float] = []
         self.failed: list[str] = []
+        self.longest = 0.0
         self.done = 0
 
     @property
@@ -161,8 +162,8 @@ class _Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         pruner = optuna.pruners.MedianPruner(n_startup_trials=START_UP)
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=self.job.seed), pruner=pruner)
-        began = time.monotonic()
-        while self.done < trials and self._in_time(began):
+        while self.done < trials and self._in_time():
+            began = time.monotonic()
             trial = study.ask()
             # the first is the estimator as it is, whatever the sampler drew; it learns from the others alone
             drawn = {name: _draw(trial, name, kind) for name, kind in ranges.items()} if self.done else {}
@@ -184,13 +185,13 @@ class _Search:
                 self.best = drawn if loss < min(self.losses, default=np.inf) else self.best
                 self.losses.append(loss)
             self.done += 1
+            self.longest = max(self.longest, time.monotonic() - began)
 
-    def _in_time(self, began: float) -> bool:
-        """Tell whether there is time for another trial and for the last fit, which takes about as long as one."""
+    def _in_time(self) -> bool:
+        """Tell whether there is time for another trial and for the last fit, which takes no longer than one."""
         if not self.done or self.job.deadline is None:
             return True
-        now = time.monotonic()
-        return now + 2 * (now - began) / self.done < self.job.deadline
+        return time.monotonic() + 2 * self.longest < self.job.deadline
 
     def _loss(self, drawn: Mapping[str, Any], trial: optuna.Trial) -> float:
         """Return the mean loss over the folds."""
