@@ -19,7 +19,8 @@ def config(tmp_path: Path) -> Path:
 def test_a_trainer_that_is_not_there_is_one_problem_of_many(tmp_path: Path) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(
-        "name: p\nsource: {path: rows.csv}\nfeatures: {x: {}}\nwindow: {every: 10 rows}\nmodel: {trainer: torch.classifer}\n"
+        "name: p\nsource: {path: rows.csv}\nfeatures: {x: {}}\n"
+        "window: {every: 10 rows}\nmodel: {trainer: torch.classifer}\n"
     )
     problems = examine(path)["problems"]
     assert [p for p in problems if "torch.classifer" in p and "torch.classifier" in p]
