@@ -27,6 +27,7 @@ from prefect.states import Completed, Running
 
 from tests import fakes, shelf
 from trimtab import loop
+from trimtab.approval import reject
 from trimtab.carrier import DirectCarrier
 from trimtab.errors import DataError, InputError, PluginError, ServiceError, SettingsError
 from trimtab.executor import Silent
@@ -430,6 +431,21 @@ def test_what_becomes_of_a_round_later_is_an_event_of_its_own(client: SyncPrefec
     assert {e["payload"]["outcome"] for e in told[0]} == {"shadow", "promoted", "rolled back"}
     pages = [a["data"] for a in artifacts(client, "lived") if a["key"] == "lived-decision"]
     assert any("rolled back" in page and "On live windows" in page for page in pages)
+
+
+def test_what_a_person_decides_on_a_command_line_is_told_by_the_next_watch(
+    client: SyncPrefectClient, tmp_path: Path
+) -> None:
+    there = shelf.world(tmp_path / "home", drifting("decided"), name="decided", promotion="manual")
+    config = str(written(there, tmp_path))
+    watch(config, None, True)
+    (proposed,) = eventually(lambda: events(client, tell.ROUND_CLOSED, "decided"))
+    assert proposed["payload"]["outcome"] == "proposed"
+    reject(there.process(), "ada", "not before the audit")
+    for _ in range(2):
+        watch(config, None, True)
+    told = eventually(lambda: [e for e in [events(client, tell.ROUND_CLOSED, "decided")] if len(e) > 1])[0]
+    assert sorted(e["payload"]["outcome"] for e in told) == ["proposed", "rejected"]
 
 
 @pytest.mark.usefixtures("client")

@@ -37,6 +37,7 @@ __all__ = [
     "drift",
     "event_id",
     "found_at",
+    "outcomes",
     "round_closed",
     "round_requested",
     "window_closed",
@@ -145,6 +146,11 @@ def window_closed(parts: Parts, report: Report) -> None:
         *_links(parts, report.window),
     ]
     create_markdown_artifact("\n".join(lines), key=f"{parts.project.name}-decision")
+
+
+def outcomes(journal: Journal) -> dict[str, str | None]:
+    """Return the outcome that was last told of every round that was told of, by its operation."""
+    return {told["round"]: told["outcome"] for _, _, told in journal.records("told")}
 
 
 @_only_told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from prefect import flow
@@ -67,13 +67,19 @@ def _watch(config: str, overrides: list[str], replay: bool, rounds: Where) -> It
         with carrying(parts):
             return optimized(config, overrides, asked.cause, asked.operation)
 
-    known = _outcomes(parts)
+    known = _settled(parts, _outcomes(parts) | tell.outcomes(parts.journal))  # a person may have said so elsewhere
     for report in loop.watch(parts, replay=replay, optimize=run_round):
         tell.window_closed(parts, report)
-        before, known = known, _outcomes(parts)
-        for operation in (o for o in before if known[o] != before[o]):  # what waited was settled, or rolled back
-            tell.round_closed(parts, operation)
+        known = _settled(parts, known)
         yield report
+
+
+def _settled(parts: Parts, known: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Tell of rounds that became something else than is known: what waited was settled, or what served rolled back."""
+    outcomes = _outcomes(parts)
+    for operation in (o for o, outcome in known.items() if outcomes.get(o, outcome) != outcome):
+        tell.round_closed(parts, operation)
+    return outcomes
 
 
 def _outcomes(parts: Parts) -> dict[str, str | None]:
