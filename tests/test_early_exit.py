@@ -67,12 +67,12 @@ class Signal(nn.Module):
 
 
 class Deep(nn.Module):
-    """Layers of products, most of whose work lies behind the first."""
+    """Layers of products, with an offset and without, most of whose work lies behind the first."""
 
     def __init__(self, classes: int, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(int(np.prod(shape)), 32), nn.Linear(32, 256)
-        self.third, self.head = nn.Linear(256, 256), nn.Linear(256, classes)
+        self.first, self.second = nn.Linear(int(np.prod(shape)), 4), nn.Linear(4, 256, bias=False)
+        self.third, self.head = nn.Linear(256, 256, bias=False), nn.Linear(256, classes)
 
     def forward(self, image: Tensor) -> Tensor:
         hidden = torch.relu(self.second(torch.relu(self.first(image.flatten(1)))))
@@ -267,19 +267,44 @@ def test_what_lies_behind_the_exit_stays_float_and_the_facts_say_so(digits: Benc
     assert last in QuantizeWeights().apply(early, digits.data, digits.job()).facts["kept_in_float"]
 
 
+@pytest.fixture(scope="module")
+def deep(digits: Bench) -> Model:
+    """Many rows are not sure at its exit, and go on."""
+    return ExitEarly(max_drop=0.0).apply(digits.fit(f"{__name__}:Deep", 10), digits.data, digits.job())
+
+
 @pytest.mark.parametrize("technique", [QuantizeWeights(), QuantizeWeights(bits=4), QuantizeFloat16(), QuantizeStatic()])
-def test_products_behind_the_exit_stay_float_and_are_named(digits: Bench, tmp_path: Path, technique: Any) -> None:
-    early = ExitEarly(max_drop=0.5).apply(digits.fit(f"{__name__}:Deep", 2), digits.data, digits.job())
-    made = technique.apply(early, digits.data, digits.job())
-    graph = onnx.load(made.folder / "model.onnx").graph
-    (branch,) = [a.g for node in graph.node if node.op_type == "If" for a in node.attribute if a.name == "then_branch"]
+def test_products_behind_the_exit_stay_float_and_are_named(digits: Bench, deep: Model, technique: Any) -> None:
+    made = technique.apply(deep, digits.data, digits.job())
+    branch = behind_the_exit(made)
     assert {t.data_type for t in branch.initializer if len(t.dims) == 2} == {onnx.TensorProto.FLOAT}
     products = [node for node in branch.node if node.op_type in ("Gemm", "MatMul")]
-    assert len(products) == len(
-        [n for n in made.facts["kept_in_float"] if "second" in n or "third" in n or "head" in n]
-    )
-    images = digits.data.rows(Role.JUDGE).inputs["x"]
-    assert np.abs(answers(early, images)[0] - answers(made, images)[0]).max() < 0.2
+    named = [n for n in made.facts["kept_in_float"] if "third" in n or "head" in n]
+    assert len(products) == len(named) == 2
+    assert_answers_alike(digits, deep, made)
+
+
+def test_products_behind_the_exit_are_in_float16_where_all_is(digits: Bench, deep: Model) -> None:
+    made = QuantizeFloat16(compute="float16").apply(deep, digits.data, digits.job())
+    assert {t.data_type for t in behind_the_exit(made).initializer if len(t.dims) == 2} == {onnx.TensorProto.FLOAT16}
+    assert not made.facts["kept_in_float"]
+    assert_answers_alike(digits, deep, made)
+    with pytest.raises(PluginError, match=r"would leave .*first.* in float32, .* take compute: float32"):
+        QuantizeFloat16(compute="float16", keep_float=("*first*",)).apply(deep, digits.data, digits.job())
+
+
+def behind_the_exit(model: Model) -> onnx.GraphProto:
+    graph = onnx.load(model.folder / "model.onnx").graph
+    (branch,) = [a.g for node in graph.node if node.op_type == "If" for a in node.attribute if a.name == "then_branch"]
+    return branch
+
+
+def assert_answers_alike(bench: Bench, one: Model, other: Model) -> None:
+    images = bench.data.rows(Role.JUDGE).inputs["x"]
+    assert one.facts["exits"] < 0.8
+    there, here = (answers(model, images)[0] for model in (one, other))
+    assert np.abs(there - here).mean() < 0.05
+    assert np.abs(there - np.roll(here, 1, axis=0)).mean() > 0.1
 
 
 def regression(folder: Path) -> tuple[Model, Data, Job]:

@@ -134,7 +134,7 @@ def test_network_of_any_kind_is_split_rebuilt_and_exported(name: str, tmp_path: 
 def test_layers_that_share_a_weight_go_on_sharing_it(tmp_path: Path) -> None:
     bench = Bench.noise(tmp_path, (48,))
     split = factorized(bench.fit(f"{__name__}:Tied"), bench, rank="share", keep=0.1)
-    shared = "it shares its weight with another layer"
+    shared = "its weight is used in more places than one"
     assert [name for name, why in split.facts["left_alone"].items() if why == shared] == ["first", "second"]
     assert list(split.facts["ranks"]) == ["own"]
     network: Any = FloatModel.load(split).network

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnx
 import pandas as pd
 import pytest
+import scipy.sparse
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from tests import estimators
@@ -245,6 +246,36 @@ def test_a_file_that_unpacks_to_more_than_memory_holds_is_refused_before_it_is_u
     assert Fitted.load(forest)
     with pytest.raises(ArtifactError, match=r"unpacks to 6[4-9] MiB, at most 10 MiB are read"):
         Fitted.load(swollen)
+
+
+def test_a_part_of_a_file_counts_as_often_as_it_is_named(
+    forest: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(content: Content) -> None:
+        parts = [n for n in content if n.endswith(".npy")]
+        largest = max(parts, key=lambda n: len(content[n]))
+        content["schema.json"]["again"] = [{"file": largest}] * 100
+
+    swollen = altered(forest, tmp_path / "altered", change)
+    packed = sum(part.file_size for part in zipfile.ZipFile(swollen.folder / "estimator.skops").infolist())
+    monkeypatch.setattr(store, "MOST_BYTES", 2 * packed)
+    with pytest.raises(ArtifactError, match=r"MiB are read"):
+        Fitted.load(swollen)
+
+
+def test_a_part_that_is_packed_in_itself_is_refused(forest: Model, tmp_path: Path) -> None:
+    """A sparse matrix is a packed archive within the archive: a few kilobytes of it may be gigabytes."""
+    packed = io.BytesIO()
+    scipy.sparse.save_npz(packed, scipy.sparse.csr_matrix((1000, 10)))
+
+    def change(content: Content) -> None:
+        content["sparse.npy"] = packed.getvalue()
+        of_another_loader = {"__class__": "dtype", "__module__": "numpy", "__loader__": "SparseMatrixNode"}
+        settings = content["schema.json"]["content"]["content"]
+        settings["verbose"] = {**of_another_loader, "type": "scipy", "file": "sparse.npy", "__id__": 999_999}
+
+    with pytest.raises(ArtifactError, match=r"sparse\.npy is no array as one is written"):
+        Fitted.load(altered(forest, tmp_path / "altered", change))
 
 
 def test_a_damaged_file_and_another_version_are_told(forest: Model, tmp_path: Path) -> None:
@@ -590,21 +621,6 @@ def test_settings_that_do_not_go_together_end_no_tuning(numbers: Table) -> None:
     assert 1 <= made.facts["failed"] < 8
     assert "cannot fit the estimator" in made.facts["failed_first"]
     assert made.facts["loss"] <= made.facts["loss_before"]
-
-
-def test_a_part_of_a_file_counts_as_often_as_it_is_named(
-    forest: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def change(content: Content) -> None:
-        parts = [n for n in content if n.endswith(".npy")]
-        largest = max(parts, key=lambda n: len(content[n]))
-        content["schema.json"]["again"] = [{"file": largest}] * 100
-
-    swollen = altered(forest, tmp_path / "altered", change)
-    packed = sum(part.file_size for part in zipfile.ZipFile(swollen.folder / "estimator.skops").infolist())
-    monkeypatch.setattr(store, "MOST_BYTES", 2 * packed)
-    with pytest.raises(ArtifactError, match=r"MiB are read"):
-        Fitted.load(swollen)
 
 
 def test_tuning_takes_the_best_so_far_when_time_runs_out(numbers: Table) -> None:

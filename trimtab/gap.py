@@ -32,10 +32,11 @@ def behind(metric: Metric, segment: float, whole: float) -> float:
 def compare_gap(metric: Metric, challenger: Answers, other: Answers, inside: Mask, confidence: float) -> Change:
     """Compare by how much a segment is behind all rows with one model and with another; a gain where that fell.
 
-    Accuracy is a mean over rows: the gap to all rows is the gap to the rest of them, times the rest's share. Segment
-    and rest have no row in common; where they share no group either, their difference has the interval of Zou and
-    Donner (2008), from those of the two paired proportions. Else, and of any other metric, the gap itself is
-    bootstrapped over groups, in which both models meet the same draws.
+    Accuracy is a mean over rows: the gap to all rows is the gap to the rest of them, times the rest's share. The
+    difference of segment and rest, which have no row in common, has the interval of Zou (2007), from those of the two
+    paired proportions. Groups with rows on both sides may correlate them: as strongly as the shares of rows in such
+    groups allow, and in the worse direction. Of any other metric the gap itself is bootstrapped over groups, in which
+    both models meet the same draws.
 
     Parameters
     ----------
@@ -66,8 +67,7 @@ def compare_gap(metric: Metric, challenger: Answers, other: Answers, inside: Mas
     known = arrived(other.labels)
     new, old, inside = challenger.take(known), other.take(known), inside[known]
     before, after = (behind(metric, score(metric, a.take(inside)), score(metric, a)) for a in (old, new))
-    apart = not np.intersect1d(old.groups[inside], old.groups[~inside]).size
-    interval = _beside_the_rest if isinstance(metric, Accuracy) and apart else _resampled
+    interval = _beside_the_rest if isinstance(metric, Accuracy) else _resampled
     gain = interval(metric, new, old, inside, confidence)
     return Change(before, after, gain, int(inside.sum()), confidence, larger_is_better=False, relative=metric.relative)
 
@@ -80,9 +80,19 @@ def _beside_the_rest(metric: Metric, new: Answers, old: Answers, inside: Mask, c
     a, b = (compare(metric, new.take(rows), old.take(rows), confidence).gain for rows in (inside, ~inside))
     share = float((~inside).mean())
     value = a.value - b.value
-    low = value - math.hypot(a.value - a.low, b.high - b.value)
-    high = value + math.hypot(a.high - a.value, b.value - b.low)
+    correlation = _most_correlated(old.groups[inside], old.groups[~inside])
+
+    def width(one: float, other: float) -> float:
+        return math.sqrt(one**2 + other**2 + 2 * correlation * one * other)
+
+    low = value - width(a.value - a.low, b.high - b.value)
+    high = value + width(a.high - a.value, b.value - b.low)
     return Interval(share * value, share * low, share * high)
+
+
+def _most_correlated(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> float:
+    """Return how strongly means over two sets of rows can correlate by the groups that have rows in both."""
+    return math.sqrt(np.isin(one, other).mean() * np.isin(other, one).mean())
 
 
 def _resampled(metric: Metric, new: Answers, old: Answers, inside: Mask, confidence: float) -> Interval:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import onnx
 from onnx import TensorProto
@@ -89,7 +89,8 @@ class QuantizeFloat16:
         OutOfTimeError
             When ``job.deadline`` passes while it looks for sensitive layers.
         PluginError
-            When the graph has no weights, or few bits already.
+            When the graph has no weights, or few bits already; when ``compute: float16`` would leave a layer of a graph
+        with branches in float32.
         SettingsError
             When ``keep_float`` names a layer that the model does not have.
         """
@@ -115,7 +116,9 @@ class QuantizeFloat16:
         in_float = kept | {*outcome.in_float}
         if self.compute == "float32":
             in_float = frozenset(layers) - weights_of(proto, in_float).keys()
-        facts = {**_facts(layers, in_float, outcome, in_branches(proto.graph)), "compute": self.compute}
+        facts = {**_facts(layers, in_float, outcome), "compute": self.compute}
+        if self.compute == "float32":  # weights are found in the outer graph alone
+            facts["kept_in_float"] += in_branches(proto.graph)
         write_json(job.folder / "facts.json", {**model.facts, **facts})
         return Model.at(job.folder, ONNX)
 
@@ -127,16 +130,22 @@ class QuantizeFloat16:
             weights = weights_of(proto, in_float)
             Store(1).put(copy.graph, weights, dict.fromkeys(weights, 16))
             return copy
+        if in_float and in_branches(proto.graph):  # the converter loses what branches read of such layers
+            raise PluginError(
+                f"quantize.float16 with compute: float16 would leave {', '.join(sorted(in_float))} in float32, and "
+                "cannot in a graph with branches, such as an early exit: take compute: float32, or neither keep_float "
+                "nor max_drop"
+            )
         halved = {node.name for name, nodes in layers.items() if name not in in_float for node in nodes}
-        whole = [node.name for node in every_node(proto.graph) if node.name not in halved]
+        whole = [node.name for node in proto.graph.node if node.name not in halved]
         converted = float16.convert_float_to_float16(copy, keep_io_types=True, node_block_list=whole)
         return _without_detours(converted)
 
 
-def _facts(layers: Layers, in_float: frozenset[str], outcome: Outcome, beyond: list[str]) -> dict[str, object]:
+def _facts(layers: Layers, in_float: frozenset[str], outcome: Outcome) -> dict[str, Any]:
     return {
         "halved_layers": [name for name in layers if name not in in_float],
-        "kept_in_float": [*(name for name in layers if name in in_float), *beyond],
+        "kept_in_float": [name for name in layers if name in in_float],
         "lost": outcome.lost,
     }
 
@@ -163,5 +172,5 @@ def _casts(node: onnx.NodeProto, to: int) -> bool:
 
 
 def _unread_casts(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    read = {name for node in every_node(graph) for name in node.input} | {o.name for o in graph.output}
     return [n for n in graph.node if n.op_type == "Cast" and not read & set(n.output)]

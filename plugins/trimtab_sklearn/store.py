@@ -26,6 +26,7 @@ __all__ = ["read", "write"]
 
 SCHEMA = "schema.json"
 EPOCH = (1980, 1, 1, 0, 0, 0)
+ARRAY = np.lib.format.MAGIC_PREFIX
 MOST_BYTES = 4 << 30
 """Of what a file unpacks to: an altered one of a few kilobytes could fill the memory."""
 TRUSTED = (
@@ -143,10 +144,12 @@ def _check_size(path: Path) -> None:
         described = json.loads(file.read(SCHEMA)) if size <= MOST_BYTES else {}
         named = [node["file"] for node in _nodes(described) if isinstance(node.get("file"), str)]
         size += sum(file.getinfo(name).file_size for name in named)  # a part is read as often as it is named
-    if packed := [name for name in named if not name.endswith(".npy")]:
-        raise ValueError(f"{packed[0]} is no array as one is written")
-    if size > MOST_BYTES:
-        raise ValueError(f"it unpacks to {size >> 20} MiB, at most {MOST_BYTES >> 20} MiB are read")
+        if size > MOST_BYTES:
+            raise ValueError(f"it unpacks to {size >> 20} MiB, at most {MOST_BYTES >> 20} MiB are read")
+        for name in dict.fromkeys(named):
+            with file.open(name) as part:
+                if part.read(len(ARRAY)) != ARRAY:  # what is packed in itself, as sparse matrices are, is larger yet
+                    raise ValueError(f"{name} is no array as one is written")
 
 
 def _parts(

@@ -188,7 +188,7 @@ class _Search:
             self.longest = max(self.longest, time.monotonic() - began)
 
     def _in_time(self) -> bool:
-        """Tell whether there is time for another trial and for the last fit, which takes no longer than one."""
+        """Tell whether there is time for another trial and for the last fit, which takes about as long as one."""
         if not self.done or self.job.deadline is None:
             return True
         return time.monotonic() + 2 * self.longest < self.job.deadline

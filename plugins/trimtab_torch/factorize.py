@@ -140,7 +140,7 @@ class Factorize:
         for name, layer in executed(network, examples).items():
             tick(deadline, self.about.name)
             if readers[id(layer.weight)] > 1:
-                alone[name] = "it shares its weight with another layer"
+                alone[name] = "its weight is used in more places than one"
                 continue
             tried = [self._split(name, layer, scheme) for scheme in self._schemes(layer)]
             saving = [s for s in tried if s.cost < 1 and 1 - s.cost >= self.saving]
