@@ -6,12 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import onnx
 import onnxruntime
 import pandas as pd
 import pytest
 import yaml
+from mlflow import MlflowClient
 from onnx import TensorProto, helper
 from sklearn.linear_model import LogisticRegression
 
@@ -27,13 +29,14 @@ from trimtab.explain import explain
 from trimtab.history import Round
 from trimtab.loop import Report
 from trimtab.parts import Parts, assemble
-from trimtab.registry import PREVIOUS, MemoryRegistry
+from trimtab.registry import PREVIOUS
 from trimtab.runtime import CHAMPION
 from trimtab.settings import Project
 from trimtab.space import Space
 from trimtab.status import describe
 from trimtab.technique import Job
 from trimtab.window import Feature, Schema
+from trimtab_mlflow.registry import MlflowRegistry
 from trimtab_onnx.file import OnnxClassifier, OnnxRegressor
 from trimtab_onnx.runtime import OnnxRuntime
 
@@ -122,7 +125,7 @@ class Story:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("alone")
-    parts = assemble(Project.load(project(folder)), registry=MemoryRegistry(folder / "registry"))
+    parts = assemble(Project.load(project(folder)))
     windows = loop.watch(parts, replay=True)
     before = [next(windows) for _ in range(2)]
     asked = round.optimize(parts, round.request_by_hand(parts, "smaller"))
@@ -155,13 +158,17 @@ def test_the_file_is_quantized_and_when_rows_drift_calibrated_anew(story: Story)
     assert right[1].mean() > right[0].mean() + 0.1  # ranges that were calibrated where the rows are now
 
 
-def test_a_promoted_model_predicts_as_the_file_does(story: Story) -> None:
+def test_what_is_promoted_predicts_as_the_file_does_for_whoever_takes_it_from_mlflow(story: Story) -> None:
     rows = rows_of(500, 78, 60)
     raw = rows[list(FEATURES)].to_numpy(np.float32)
     session = onnxruntime.InferenceSession(str(story.folder / "net.onnx"))
     expected = np.asarray(session.run(["scores"], {"measured": raw})[0]).argmax(axis=1)
-    model = champion.load(story.parts, 3).model.folder / "model.onnx"
-    found = np.asarray(onnxruntime.InferenceSession(str(model)).run(["probabilities"], {"numeric": raw})[0])
+    registry = story.parts.registry
+    assert isinstance(registry, MlflowRegistry)
+    client = MlflowClient(registry.url)
+    source = client.get_model_version_by_alias("alone", CHAMPION).source.removeprefix("models:/")
+    logged = mlflow.pyfunc.load_model(client.get_logged_model(source).artifact_location)
+    found = logged.predict({"numeric": raw})["probabilities"]
     assert (found.argmax(axis=1) == expected).mean() > 0.95
 
 
