@@ -63,6 +63,17 @@ def lock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Small tensors wait longer for a second thread than they work."""
+    import torch  # which tests of the engine alone need not wait for
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Postgres]:
     """Run one server for the whole session; only for tests that are marked as needing it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +22,9 @@ from trimtab_torch.local import AttentionLocal
 from trimtab_torch.prune_head import PruneHead, attentions, head_importance, without_heads
 from trimtab_torch.spec import FloatModel
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 ENCODER = "tests.networks:Encoder"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

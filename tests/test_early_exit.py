@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,8 @@ from trimtab_torch.export import Export
 from trimtab_torch.layers import multiply_adds
 from trimtab_torch.regressor import Regressor
 from trimtab_torch.spec import FloatModel
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 RESNET = "trimtab_torch.networks:SmallResNet"
 MAX_DROP = 0.01
@@ -106,14 +107,6 @@ class Widened(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.head(self.body(image).mean((2, 3)))
         return logits
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

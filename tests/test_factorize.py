@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from trimtab_torch.spec import FloatModel
 from trimtab_torch.structure import LowRank
 from trimtab_torch.train import Scratch
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 class Tied(nn.Module):
     """Two layers with one weight, and one with its own."""
@@ -43,15 +44,6 @@ class Tied(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         logits: Tensor = self.head(torch.relu(self.own(torch.relu(self.second(torch.relu(self.first(values)))))))
         return logits
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors wait longer for a second thread than they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

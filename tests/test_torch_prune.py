@@ -30,6 +30,8 @@ from trimtab_torch.prune import PruneChannel
 from trimtab_torch.regressor import Regressor
 from trimtab_torch.spec import FloatModel
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 ATTENTION = "which keeps its width"
 KINDS = [
     pytest.param(name, shape, id=f"{name}-{'x'.join(map(str, shape))}")
@@ -114,15 +116,6 @@ class Refuses(Detached):
         if torch.is_grad_enabled() and not self.training:
             raise RuntimeError("inference only")
         return super().forward(table)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors wait longer for a second thread than they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from trimtab_torch.spec import FloatModel
 from trimtab_torch.train import Scratch
 from trimtab_torch.trials import Tried, shortlist
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 RESNET = "trimtab_torch.networks:SmallResNet"
 QUICK = {"candidates": 10, "population": 4, "finalists": 2}
 
@@ -52,14 +54,6 @@ class Straight(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.head(image.flatten(1))
         return logits
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

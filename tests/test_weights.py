@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,17 +36,10 @@ from trimtab_torch.spec import FloatModel
 from trimtab_torch.train import Finetune
 from trimtab_torch.weights import distinct, require_weights, weights_of, zeros
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 Array = npt.NDArray[Any]
 EPOCHS = 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors wait longer for a second thread than they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
