@@ -29,7 +29,7 @@ class QuantizeMixed:
     Every layer begins with the fewest. While more than ``max_drop`` is lost on held-out rows, the layer
     where a bit more of the file takes away most harm gets more bits. How much a layer suffers is measured by
     letting it alone have so few: the mean divergence of the answers, so that no label is read. Weights are unfolded
-    when the file is loaded, so that the model is as fast as before, not faster, on any runtime.
+    when the file is loaded, so that the model is as fast as before on onnxruntime, and faster on no runtime.
     ``facts.json`` tells the bits of each layer and what was lost.
 
     Parameters

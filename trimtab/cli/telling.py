@@ -156,7 +156,7 @@ def backtest(
 
 @commands.command()
 def plugins(as_json: AsJson = False) -> None:
-    """List what is installed: monitors, techniques, runtimes, sources, trainers, registries."""
+    """List what is installed, by kind: monitors, techniques, runtimes and all others."""
     from trimtab import discover
 
     found = {kind: {n: p.value for n, p in sorted(discover.installed(kind).items())} for kind in discover.KINDS}
