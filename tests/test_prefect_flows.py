@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -449,11 +450,17 @@ def test_what_a_person_decides_on_a_command_line_is_told_by_the_next_watch(
 
 
 @pytest.mark.usefixtures("client")
-def test_a_round_whose_event_was_lost_is_run_by_the_next_watch(tmp_path: Path) -> None:
+def test_a_round_whose_event_was_lost_is_run_by_a_watch_when_the_event_would_have_arrived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there = shelf.world(tmp_path / "home", drifting("lost"), name="lost")
     config = str(written(there, tmp_path))
     asked = watch(config, None, True, rounds="elsewhere")[-1].round
     assert asked is not None
+    (early,) = watch(config, None, True, rounds="elsewhere")
+    assert early.round is not None
+    assert (early.round.operation, early.round.state) == (asked.operation, "requested")
+    monkeypatch.setattr("trimtab_prefect.watch.ARRIVES", timedelta(0))
     again = watch(config, None, True, rounds="elsewhere")
     assert again[0].round is not None
     assert (again[0].round.operation, again[0].round.outcome) == (asked.operation, "promoted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from prefect import flow
@@ -19,6 +20,8 @@ from trimtab_prefect.patience import PAUSES, patiently
 __all__ = ["watch"]
 
 Where = Literal["here", "elsewhere"]
+ARRIVES = timedelta(minutes=2)
+"""In which an event has started its flow run, also on a busy machine: a new process took 20 seconds to begin there."""
 
 
 @flow(name="watch", persist_result=False)
@@ -41,7 +44,8 @@ def watch(
     rounds
         Where a round that a window starts is run: ``here``, in this flow run, or ``elsewhere``, by the deployment
         that the event ``trimtab.round.requested`` starts; later windows wait for it. A round that is found open
-        and that nobody runs is run here in any case: its event was lost.
+        and that nobody runs, though it was requested more than :data:`ARRIVES` ago, is run here in any case: its
+        event was lost.
 
     Raises
     ------
@@ -62,7 +66,7 @@ def _watch(config: str, overrides: list[str], replay: bool, rounds: Where) -> It
         tell.drift(parts, tell.found_at(parts.journal, asked.window))
         tell.round_requested(parts.journal, asked)
         runs = asked.operation not in found_open or parts.journal.leased(asked.operation)
-        if rounds == "elsewhere" and runs:
+        if rounds == "elsewhere" and (runs or _age(asked) < ARRIVES):
             return asked
         with carrying(parts):
             return optimized(config, overrides, asked.cause, asked.operation)
@@ -72,6 +76,10 @@ def _watch(config: str, overrides: list[str], replay: bool, rounds: Where) -> It
         tell.window_closed(parts, report)
         known = _settled(parts, known)
         yield report
+
+
+def _age(asked: Round) -> timedelta:
+    return datetime.now(UTC) - datetime.fromisoformat(asked.requested)
 
 
 def _settled(parts: Parts, known: Mapping[str, str | None]) -> dict[str, str | None]:
