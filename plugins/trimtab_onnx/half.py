@@ -90,7 +90,7 @@ class QuantizeFloat16:
             When ``job.deadline`` passes while it looks for sensitive layers.
         PluginError
             When the graph has no weights, or few bits already; when ``compute: float16`` would leave a layer of a graph
-        with branches in float32.
+            with branches in float32.
         SettingsError
             When ``keep_float`` names a layer that the model does not have.
         """
